@@ -1,0 +1,135 @@
+"""Attention over a token tree, plugged into transformers' attention interface.
+
+Each token attends to its own small neighbourhood and to every shared segment above it. The parts are computed apart,
+each as one product over contiguous rows, and merged by their log-sum-exp (Hydragen, arXiv 2402.05099, section 3.2;
+the merge is exact). The model passes the plan through as the keyword argument `cuecard_plan`, so that nothing is kept
+in a global.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+NAME = "cuecard_tree"
+
+
+class Plan(Protocol):
+    """What the attention function needs of a step: it stores the new keys and values and attends."""
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        """One layer's attention: query [H, T, D], key and value [Hkv, T, D] to [H, T, D] in query's dtype."""
+
+
+def register() -> None:
+    """Make the attention known to transformers under `NAME`. May be called again."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+
+    AttentionInterface.register(NAME, tree_attention)
+    AttentionMaskInterface.register(NAME, _no_mask)
+
+
+def _no_mask(*args: Any, **kwargs: Any) -> None:
+    return None
+
+
+def tree_attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    *,
+    cuecard_plan: Plan,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """transformers' attention signature: query [1, H, T, D], key and value [1, Hkv, T, D]; returns [1, T, H, D]."""
+    unsupported = [name for name in ("softcap", "s_aux", "position_bias") if kwargs.get(name) is not None]
+    if unsupported:
+        raise NotImplementedError(f"tree attention does not know {', '.join(unsupported)}")
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    output = cuecard_plan.attend(int(module.layer_idx), query[0], key[0], value[0], scale)  # type: ignore[arg-type]
+    return output.transpose(0, 1).unsqueeze(0), None
+
+
+def partial(
+    query: Tensor, key: Tensor, value: Tensor, scale: float, mask: Tensor | None = None, causal: bool = False
+) -> tuple[Tensor, Tensor]:
+    """One part of an attention: the output and the log-sum-exp of its scores.
+
+    query [B, H, R, D], key and value [B, H, L, D], mask additive, broadcastable to [B, H, R, L]. Returns [B, H, R, D]
+    and float32 [B, H, R].
+    """
+    if query.device.type == "cpu" and query.dtype in (torch.bfloat16, torch.float32):
+        out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            query, key, value, 0.0, causal, attn_mask=mask, scale=scale
+        )
+        return out, lse
+    scores = torch.matmul(query, key.transpose(-1, -2)).float() * scale
+    if causal:
+        rows = torch.arange(query.shape[-2], device=query.device)
+        scores = scores.masked_fill(rows[:, None] < rows[None, :], float("-inf"))
+    if mask is not None:
+        scores = scores + mask.float()
+    lse = torch.logsumexp(scores, dim=-1)
+    return torch.matmul(torch.exp(scores - lse[..., None]).to(value.dtype), value), lse
+
+
+def grouped(
+    query: Tensor, key: Tensor, value: Tensor, scale: float, mask: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """`partial` without causality for grouped-query attention: query [B, H, R, D], key and value [B, Hkv, L, D].
+
+    The heads that share a key head become rows of it, so keys are never repeated. The mask may not depend on R unless
+    R is 1.
+    """
+    batch, heads, rows, width = query.shape
+    shared = key.shape[1]
+    folded = query.reshape(batch, shared, heads // shared * rows, width)
+    out, lse = partial(folded, key, value, scale, mask)
+    return out.reshape(batch, heads, rows, width), lse.reshape(batch, heads, rows)
+
+
+def repeat_heads(states: Tensor, heads: int) -> Tensor:
+    """[B, Hkv, L, D] to [B, heads, L, D], each key head repeated for the query heads that share it."""
+    return states if states.shape[1] == heads else states.repeat_interleave(heads // states.shape[1], dim=1)
+
+
+@dataclass
+class Merge:
+    """The running merge of parts for T rows: output [H, T, D] in float32 and log-sum-exp [H, T]."""
+
+    output: Tensor
+    lse: Tensor
+
+    def add(self, first: int, last: int, output: Tensor, lse: Tensor) -> None:
+        """Merge a part's output [H, R, D] and log-sum-exp [H, R] into rows `first` to `last`."""
+        old = self.lse[:, first:last]
+        total = torch.logaddexp(old, lse)
+        rows = self.output[:, first:last]
+        rows.mul_(torch.exp(old - total)[..., None]).add_(output * torch.exp(lse - total)[..., None])
+        self.lse[:, first:last] = total
+
+
+@dataclass
+class KeyValues:
+    """The keys and values of a tree's tokens in flat order, a pair of [Hkv, capacity, D] tensors per layer."""
+
+    capacity: int
+    layers: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    def write(self, layer: int, start: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Store [Hkv, T, D] keys and values at `start`; the layer's whole tensors come back."""
+        if layer not in self.layers:
+            self.layers[layer] = (
+                key.new_empty(key.shape[0], self.capacity, key.shape[2]),
+                value.new_empty(value.shape[0], self.capacity, value.shape[2]),
+            )
+        keys, values = self.layers[layer]
+        keys[:, start : start + key.shape[1]] = key
+        values[:, start : start + value.shape[1]] = value
+        return keys, values

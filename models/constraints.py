@@ -1,0 +1,61 @@
+"""Grammars as token masks, through llguidance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import InputError
+
+
+@dataclass
+class Constraints:
+    """Compiles each grammar once for a tokenizer, and hands out fresh matchers.
+
+    tokenizer: a transformers fast tokenizer; vocabulary: the width of the model's logits; ends: the end-of-text tokens.
+    """
+
+    tokenizer: Any
+    vocabulary: int
+    ends: tuple[int, ...]
+    _ready: Any = None
+    _compiled: dict[str, Any] = field(default_factory=dict)
+
+    def matcher(self, grammar: str) -> Matcher:
+        """A matcher at the start of `grammar` (Lark syntax). Raises `InputError` when the grammar can't be compiled."""
+        from llguidance import LLMatcher
+        from llguidance.hf import from_tokenizer
+
+        if self._ready is None:
+            self._ready = from_tokenizer(self.tokenizer, n_vocab=self.vocabulary, eos_token=list(self.ends))
+        if grammar not in self._compiled:
+            matcher = LLMatcher(self._ready, LLMatcher.grammar_from_lark(grammar))
+            if matcher.is_error():
+                raise InputError(f"the grammar can't be compiled: {matcher.get_error()}", field="grammar")
+            self._compiled[grammar] = matcher
+        return Matcher(self._compiled[grammar].deep_copy(), self.vocabulary)
+
+
+@dataclass
+class Matcher:
+    """Where one sample stands in its grammar."""
+
+    state: Any
+    vocabulary: int
+
+    def allowed(self) -> NDArray[np.bool_]:
+        """Which tokens may come next, bool [V]."""
+        bits = np.frombuffer(self.state.compute_bitmask(), dtype=np.uint8)
+        return np.unpackbits(bits, bitorder="little")[: self.vocabulary].astype(bool)
+
+    def take(self, token: int) -> bool:
+        """Take a token; False when the grammar refuses it (which the mask rules out)."""
+        return bool(self.state.consume_token(token))
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing but the end can follow."""
+        return bool(self.state.is_stopped())

@@ -1,0 +1,160 @@
+"""Prefill: a token tree through the model, chunk by chunk, each token once.
+
+A subtree of at most `BLOCK` tokens is one block: its attention is a small padded product under the mask that the tree
+gives. Segments above the blocks are the trunk: a trunk segment attends causally to itself, and everything below it
+attends to it as one dense product. Chunks are cut between blocks and trunk segments in depth-first order, so
+ancestors are always there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .attention import KeyValues, Merge, grouped, partial, repeat_heads
+from .tree import Segment, TokenTree
+
+BLOCK = 128
+BUCKETS = (8, 16, 24, 32, 48, 64, 96, BLOCK)
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Blocks of similar size: rows [n, L] of flat indices within the chunk (padded with 0), additive mask [n, 1, L, L],
+    and where the real tokens stand in the flattened [n * L]."""
+
+    rows: Tensor
+    mask: Tensor
+    real: Tensor
+
+
+@dataclass
+class ChunkPlan:
+    """The attention of the tokens `start` to `end` of a tree. Rows count from `start`.
+
+    own: trunk segments in the chunk, as row ranges; above: (first key, last key, first row, last row) for each trunk
+    segment that rows of this chunk descend from; buckets: the chunk's blocks.
+    """
+
+    start: int
+    end: int
+    own: list[tuple[int, int]]
+    above: list[tuple[int, int, int, int]]
+    buckets: list[Bucket]
+    store: KeyValues
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        """See `attention.Plan.attend`."""
+        heads = query.shape[0]
+        keys, values = self.store.write(layer, self.start, key, value)
+        merge = Merge(
+            query.new_empty(query.shape, dtype=torch.float32), query.new_empty(query.shape[:2], dtype=torch.float32)
+        )
+        wide_key, wide_value = repeat_heads(key[None], heads), repeat_heads(value[None], heads)
+        for first, last in self.own:
+            rows = slice(first, last)
+            out, lse = partial(query[None, :, rows], wide_key[:, :, rows], wide_value[:, :, rows], scale, causal=True)
+            merge.output[:, rows], merge.lse[:, rows] = out[0].float(), lse[0]
+        for bucket in self.buckets:
+            self._attend_block(bucket, query, wide_key[0], wide_value[0], scale, merge)
+        for low, high, first, last in self.above:
+            out, lse = grouped(query[None, :, first:last], keys[None, :, low:high], values[None, :, low:high], scale)
+            merge.add(first, last, out[0], lse[0])
+        return merge.output.to(query.dtype)
+
+    @staticmethod
+    def _attend_block(bucket: Bucket, query: Tensor, key: Tensor, value: Tensor, scale: float, merge: Merge) -> None:
+        heads, _, width = query.shape
+        count, length = bucket.rows.shape
+
+        def take(states: Tensor) -> Tensor:
+            picked = states.index_select(1, bucket.rows.view(-1))
+            return picked.view(heads, count, length, width).transpose(0, 1)
+
+        out, lse = partial(take(query), take(key), take(value), scale, bucket.mask)
+        rows = bucket.rows.view(-1)[bucket.real]
+        flat = out.transpose(0, 1).reshape(heads, count * length, width)
+        merge.output[:, rows] = flat[:, bucket.real].float()
+        merge.lse[:, rows] = lse.transpose(0, 1).reshape(heads, count * length)[:, bucket.real]
+
+
+def split(tree: TokenTree) -> tuple[list[int], list[tuple[int, int]]]:
+    """The trunk (indices of segments) and the blocks (flat ranges) of a tree, both in flat order."""
+    trunk, blocks, covered = [], [], 0
+    for index, segment in enumerate(tree.segments):
+        if segment.start < covered:
+            continue
+        if segment.stop - segment.start <= BLOCK:
+            blocks.append((segment.start, segment.stop))
+            covered = segment.stop
+        else:
+            trunk.append(index)
+    return trunk, blocks
+
+
+def chunks(
+    tree: TokenTree, store: KeyValues, size: int, device: torch.device, dtype: torch.dtype
+) -> Iterator[ChunkPlan]:
+    """The plans of a tree's chunks, in order; a chunk holds about `size` tokens, and at least one block or segment."""
+    trunk, blocks = split(tree)
+    units = sorted(
+        [(tree.segments[i].start, tree.segments[i].end, True) for i in trunk] + [(*b, False) for b in blocks]
+    )
+    first = 0
+    while first < len(units):
+        last = first + 1
+        while last < len(units) and units[last][1] - units[first][0] <= size:
+            last += 1
+        start, end = units[first][0], units[last - 1][1]
+        own = [(low - start, high - start) for low, high, is_trunk in units[first:last] if is_trunk]
+        members = [(low, high) for low, high, is_trunk in units[first:last] if not is_trunk]
+        above = [a for i in trunk if (a := _rows_below(tree.segments[i], start, end)) is not None]
+        yield ChunkPlan(start, end, own, above, _buckets(tree, members, start, device, dtype), store)
+        first = last
+
+
+def _rows_below(segment: Segment, start: int, end: int) -> tuple[int, int, int, int] | None:
+    low, high = max(segment.end, start), min(segment.stop, end)
+    return (segment.start, segment.end, low - start, high - start) if low < high else None
+
+
+def _buckets(
+    tree: TokenTree, blocks: list[tuple[int, int]], start: int, device: torch.device, dtype: torch.dtype
+) -> list[Bucket]:
+    by_length: dict[int, list[tuple[int, int]]] = {}
+    for low, high in blocks:
+        length = next(size for size in BUCKETS if size >= high - low)
+        by_length.setdefault(length, []).append((low, high))
+    result = []
+    for length, members in sorted(by_length.items()):
+        rows = np.zeros((len(members), length), dtype=np.int64)
+        seen = np.zeros((len(members), length, length), dtype=bool)
+        real = np.zeros((len(members), length), dtype=bool)
+        for i, (low, high) in enumerate(members):
+            rows[i, : high - low] = np.arange(low - start, high - start)
+            real[i, : high - low] = True
+            _see(tree.before[low:high] - low, seen[i])
+        mask = torch.zeros(seen.shape, dtype=dtype).masked_fill_(~torch.from_numpy(seen), float("-inf"))
+        result.append(
+            Bucket(
+                torch.from_numpy(rows).to(device),
+                mask[:, None].to(device),
+                torch.from_numpy(np.flatnonzero(real)).to(device),
+            )
+        )
+    return result
+
+
+def _see(
+    before: np.ndarray[tuple[int], np.dtype[np.int64]], seen: np.ndarray[tuple[int, int], np.dtype[np.bool_]]
+) -> None:
+    """Fill `seen[i, j]`: token i attends to token j when j is i or stands before it. Padding sees token 0."""
+    for i, previous in enumerate(before):
+        if previous >= 0:
+            seen[i] = seen[previous]
+        seen[i, i] = True
+    seen[len(before) :, 0] = True

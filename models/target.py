@@ -1,0 +1,103 @@
+"""The target: the model, its engine and its device that a program is compiled for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from os import PathLike
+from pathlib import Path
+
+import dspy
+
+from .engine import Description, Engine
+from .identity import identity
+from .lm import language_model
+from .loading import LoadedModel, find, load
+from .local import ENGINE_VERSION, LocalEngine
+from .tokenizer import HFTokenizer
+
+DEFAULT_MODEL = "smollm2-135m"
+
+
+@dataclass(frozen=True)
+class Target:
+    """A model held ready. `engine` takes token ids; `lm` is the same model as a `dspy.LM`; `description` says what it
+    is.
+    """
+
+    engine: Engine
+    description: Description
+
+    @cached_property
+    def lm(self) -> dspy.LM:
+        """The `dspy.LM` over the engine: `dspy.configure(lm=target.lm)`."""
+        return language_model(self.engine)
+
+    def __deepcopy__(self, memo: object) -> Target:
+        return self
+
+
+def target(
+    reference: str | PathLike[str] = DEFAULT_MODEL,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    cache: str | PathLike[str] | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Target:
+    """Open a target: find the model, load it, and hash what it is.
+
+    reference: a name (`smollm2-135m`), a folder of safetensors, a `.gguf` file or a hub id; device: `auto`, `cpu`,
+    `cuda`, `mps`; dtype: `auto`, `bfloat16`, `float16`, `float32`. Raises `InputError` for a model or device that is
+    not there.
+
+    >>> import dspy, cuecard
+    >>> dspy.configure(lm=cuecard.target("smollm2-135m").lm)
+    """
+    source = find(reference, cache=cache, progress=progress)
+    loaded = load(source, device=device, dtype=dtype)
+    return from_loaded(loaded, cache=Path(cache) if cache is not None else None)
+
+
+def from_loaded(loaded: LoadedModel, *, cache: Path | None = None) -> Target:
+    """The target over a model that is loaded already."""
+    name = loaded.source.name
+    hashed = identity(
+        loaded.source.folder,
+        dtype=loaded.dtype,
+        device_kind=loaded.device_kind,
+        engine_version=ENGINE_VERSION,
+        cache=cache,
+    )
+    engine = LocalEngine(
+        loaded.model,
+        HFTokenizer(loaded.tokenizer, name=name),
+        identity=hashed,
+        name=name,
+        ends=loaded.ends,
+        backend_tokenizer=loaded.tokenizer,
+    )
+    description = Description(
+        name=name,
+        identity=hashed,
+        device=loaded.device,
+        dtype=loaded.dtype,
+        parameters=loaded.parameters,
+        context_window=engine.context_window,
+    )
+    return Target(engine, description)
+
+
+def target_of(engine: Engine) -> Target:
+    """The target over an engine that is open already."""
+    model = getattr(engine, "model", None)
+    description = Description(
+        name=engine.name,
+        identity=engine.identity,
+        device=str(getattr(model, "device", "unknown")),
+        dtype=str(getattr(model, "dtype", "unknown")).removeprefix("torch."),
+        parameters=sum(int(weight.numel()) for weight in model.parameters()) if model is not None else 0,
+        context_window=engine.context_window,
+    )
+    return Target(engine, description)
