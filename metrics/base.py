@@ -1,0 +1,151 @@
+"""What a metric is: one example in, a score and the numbers that a corpus metric adds up out.
+
+Every metric is a function of a sum. A metric whose aggregate is the mean adds up `(1, score)` over the examples and
+divides; BLEU adds up n-gram counts and lengths and computes one score from the totals. Because aggregation is always
+"sum, then `from_statistics`", resampling and permutation tests (`statistics.py`) need no knowledge of the metric.
+
+All scores are on the metric's own range `low`..`high`, higher is better. The built-in metrics use 0..1 throughout: BLEU
+and chrF are sacrebleu's 0..100 divided by 100.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, final
+
+from ..errors import InputError
+from .values import as_text, labels, references
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+class Record(Protocol):
+    """Field names and values: any mapping, a `dspy.Example`, a `dspy.Prediction`."""
+
+    def keys(self) -> Iterable[str]:
+        """The field names."""
+
+    def __getitem__(self, key: str, /) -> Any:
+        """The value of one field."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One example's result.
+
+    `score` is on the metric's range, higher is better. `statistics` is what a corpus metric adds up over the examples,
+    `Metric.width` numbers; it is empty for a metric whose aggregate is the mean of the scores.
+    """
+
+    score: float
+    statistics: tuple[float, ...] = ()
+
+    @property
+    def row(self) -> tuple[float, ...]:
+        """The numbers summed over the examples: the statistics, or `(1, score)` where the aggregate is the mean."""
+        return self.statistics or (1.0, self.score)
+
+
+class Metric(ABC):
+    """How good a prediction is. `measure` is called from several threads at once and keeps no state.
+
+    - `name`: what reports call it; `low`, `high`: the finite range of its scores.
+    - `fields`: the output fields compared, `()` for every field that the example labels.
+    - `width`: how many numbers `Measurement.statistics` holds, 0 where the aggregate is the mean.
+
+    A corpus metric gives `statistics` in `measure`, sets `width`, and overrides `from_statistics`; nothing else.
+    """
+
+    name: str
+    low: float = 0.0
+    high: float = 1.0
+    fields: tuple[str, ...] = ()
+
+    @property
+    def width(self) -> int:
+        """How many numbers `Measurement.statistics` holds; 0 where the aggregate is the mean."""
+        return 0
+
+    @abstractmethod
+    def measure(self, example: Record, prediction: Record) -> Measurement:
+        """Score `prediction` against the gold values in `example`.
+
+        A gold list beside a prediction that is not a list is several references. Raises `InputError` when a compared
+        field is missing from either side; a bad prediction is a low score, never an exception.
+        """
+
+    def worst(self, example: Record) -> Measurement:
+        """The measurement of an output that could not be read: the lowest score there is.
+
+        A corpus metric counts it as an empty output, so that the references' length still weighs on the total.
+        """
+        return Measurement(self.low)
+
+    def from_statistics(self, total: np.ndarray) -> float:
+        """The aggregate from the sum of `Measurement.row` over the examples."""
+        return float(total[1] / total[0])
+
+    @final
+    def aggregate(self, measurements: Sequence[Measurement]) -> float:
+        """The score of a whole set of examples. The order of the examples does not change a single bit of it."""
+        import numpy as np
+
+        if not measurements:
+            raise InputError(f"metric {self.name!r} has nothing to aggregate", expected="at least one measurement")
+        columns = zip(*(measurement.row for measurement in measurements), strict=True)
+        return self.from_statistics(np.array([math.fsum(column) for column in columns]))
+
+
+class FieldMetric(Metric):
+    """A metric that compares one field at a time.
+
+    Over several fields the score is the mean of the fields' scores and the statistics are added up, so that BLEU over
+    two fields is BLEU over the segments of both.
+    """
+
+    @abstractmethod
+    def compare(self, gold: Sequence[Any], prediction: Any) -> Measurement:
+        """Score one value against its references, of which there is at least one."""
+
+    def measure(self, example: Record, prediction: Record) -> Measurement:
+        """See `Metric.measure`."""
+        answers = {field: prediction[field] for field in prediction.keys()}  # noqa: SIM118 - a Record is not iterable
+        parts = []
+        for field, gold in self._gold(example).items():
+            if field not in answers:
+                raise InputError(
+                    f"metric {self.name!r} compares the field {field!r}, which the prediction does not have",
+                    expected=f"a program that gives it, or `field:` set to one of {', '.join(sorted(answers))}",
+                )
+            parts.append(self.compare(references(gold, answers[field]), answers[field]))
+        return _pool(parts)
+
+    def worst(self, example: Record) -> Measurement:
+        """See `Metric.worst`."""
+        parts = [self.compare(references(gold, ""), "") for gold in self._gold(example).values()]
+        return Measurement(self.low, _pool(parts).statistics)
+
+    def _gold(self, example: Record) -> dict[str, Any]:
+        return labels(example, self.fields, metric=self.name)
+
+
+class TextMetric(FieldMetric):
+    """A metric that compares texts. Values of other types are compared as `as_text` writes them."""
+
+    @abstractmethod
+    def compare_text(self, gold: Sequence[str], prediction: str) -> Measurement:
+        """Score one text against its references, of which there is at least one."""
+
+    def compare(self, gold: Sequence[Any], prediction: Any) -> Measurement:
+        """See `FieldMetric.compare`."""
+        return self.compare_text([as_text(value) for value in gold], as_text(prediction))
+
+
+def _pool(parts: Sequence[Measurement]) -> Measurement:
+    score = math.fsum(part.score for part in parts) / len(parts)
+    sums = zip(*(part.statistics for part in parts), strict=True)
+    return Measurement(score, tuple(math.fsum(column) for column in sums))
