@@ -1,0 +1,192 @@
+"""Checks of a spec beyond its graph: learned parameters fit their signatures, tests fit the program, paths stay inside.
+
+What is wrong is noted and not raised, so that one look shows everything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import dspy
+
+from ..errors import InputError, nearest
+from ..files import nearest_file
+from ..signatures import check_value, choices, field_types, signature
+from ..signatures.types import shape
+from .formats.registry import format_named
+from .plan import Plan
+from .problems import KeyProblems, Keys
+from .schema import Learned, PredictorSpec, Spec
+
+NODE_KEYS = ("module", "fields", "instructions", "format", "readout", "decoding", "demos")
+
+
+def check_form(spec: Spec, problems: KeyProblems) -> None:
+    """A spec holds one program: `nodes`, one `signature`, or the `predictors` of a Python program."""
+    given = [key for key in ("nodes", "signature") if getattr(spec, key) is not None or (key,) in problems.dropped]
+    if not given and spec.predictors is None and ("predictors",) not in problems.dropped:
+        problems.at((), "the program is missing", expected="'nodes', or 'signature' for a program of one step")
+    if len(given) > 1:
+        problems.at(("signature",), "found 'signature' beside 'nodes'", expected="one of them")
+    if spec.nodes is not None:
+        if not spec.nodes and not any(keys[0] == "nodes" for keys in problems.dropped):
+            problems.at(("nodes",), "the program has no nodes", expected="at least one")
+        for key in [key for key in NODE_KEYS if key in spec.model_fields_set]:
+            problems.at((key,), "this key belongs inside a node", hint=f"Move it to nodes.NAME.{key}.")
+
+
+def check_learned(
+    learned: Learned, signature: type[dspy.Signature], keys_of: Callable[..., Keys], problems: KeyProblems
+) -> None:
+    """Format, read-out and demos fit a predictor with this signature. `keys_of` gives the path of one of its keys."""
+    if learned.format is not None:
+        try:
+            format_named(learned.format)
+        except InputError as error:
+            problems.raised_at(keys_of("format"), error)
+    _check_readout(learned, signature, keys_of, problems)
+    for index, demo in enumerate(learned.demos or ()):
+        _check_demo(demo, signature, keys_of("demos", index), problems)
+
+
+def _check_readout(
+    learned: Learned, signature: type[dspy.Signature], keys_of: Callable[..., Keys], problems: KeyProblems
+) -> None:
+    if learned.readout is None:
+        return
+    labels = {name: choices(field.annotation) for name, field in signature.output_fields.items()}
+    finite = {name: found for name, found in labels.items() if found is not None}
+    if learned.readout.kind == "choice" and not finite:
+        problems.at(
+            keys_of("readout"),
+            "the read-out 'choice' needs an output with a finite set of values",
+            expected="a Literal, an Enum or a bool among the outputs",
+        )
+    for name, offsets in (learned.readout.calibration.offsets if learned.readout.calibration else {}).items():
+        keys = keys_of("readout", "calibration", "offsets", name)
+        if name not in finite:
+            expected = f"one of {', '.join(finite)}" if finite else "none"
+            problems.at(keys, "no output with labels has this name", expected=expected, nearest=nearest(name, finite))
+            continue
+        for label in [label for label in offsets if label not in finite[name]]:
+            near = nearest(label, finite[name])
+            valid = None if near else f"one of {', '.join(finite[name])}"
+            problems.at((*keys, label), "no such label", expected=valid, nearest=near)
+
+
+def _check_demo(demo: Mapping[str, Any], signature: type[dspy.Signature], keys: Keys, problems: KeyProblems) -> None:
+    types = field_types(signature)
+    for name, value in demo.items():
+        if name not in types:
+            near = nearest(name, types)
+            expected = None if near else f"one of {', '.join(types)}"
+            problems.at((*keys, name), "the signature has no such field", expected=expected, nearest=near)
+            continue
+        try:
+            check_value(value, types[name], field=name)
+        except InputError as error:
+            problems.raised_at((*keys, name), error)
+    if not shows(demo, signature):
+        last = list(signature.output_fields)[-1]
+        problems.at(keys, "the demo shows nothing", expected=f"at least one input, and the last output, {last!r}")
+
+
+def shows(demo: Mapping[str, Any], signature: type[dspy.Signature]) -> bool:
+    """Whether formats show this demo: it has the last output, and an input if there are any."""
+    inputs = signature.input_fields
+    return list(signature.output_fields)[-1] in demo and (not inputs or any(name in demo for name in inputs))
+
+
+def check_predictors(predictors: Mapping[str, PredictorSpec], problems: KeyProblems) -> None:
+    """Every predictor of a Python program has a signature that fits its learned parameters."""
+    for name, predictor in predictors.items():
+        if predictor.signature is None:
+            problems.at(("predictors", name), "the key 'signature' is missing")
+            continue
+        try:
+            typed = signature(predictor.signature, predictor.instructions)
+        except InputError as error:
+            problems.raised_at(("predictors", name, "signature"), error)
+            continue
+        check_learned(predictor, typed, lambda *keys, name=name: ("predictors", name, *keys), problems)
+
+
+def check_search(spec: Spec, problems: KeyProblems) -> None:
+    """The formats that are searched exist."""
+    for index, name in enumerate(() if spec.optimize.search.formats == "auto" else spec.optimize.search.formats):
+        try:
+            format_named(name)
+        except InputError as error:
+            problems.raised_at(("optimize", "search", "formats", index), error)
+
+
+def check_tests(spec: Spec, plan: Plan | None, problems: KeyProblems) -> None:
+    """Each test is of one kind, and names inputs and outputs that the program has."""
+    names: dict[str, int] = {}
+    for index, test in enumerate(spec.tests):
+        keys = ("tests", index)
+        if test.name in names:
+            problems.at((*keys, "name"), f"the name {test.name!r} stands twice, first in tests[{names[test.name]}]")
+        names.setdefault(test.name, index)
+        case = test.inputs is not None and test.conditions
+        quality = test.data is not None and not (test.at_least is None and test.baseline is None)
+        of_case = {"inputs", "conditions"} & test.model_fields_set
+        of_quality = {"data", "metric", "at_least", "baseline"} & test.model_fields_set
+        if not ((case and not of_quality) or (quality and not of_case)):
+            kinds = "either 'inputs' and 'assert', or 'data' and one of 'at_least' and 'baseline'"
+            problems.at(keys, "the test is not complete, or of two kinds", expected=kinds)
+        if plan is None:
+            continue
+        if test.inputs is not None and len(plan.inputs) >= len(spec.inputs or ()):
+            _check_inputs(test.inputs, plan, (*keys, "inputs"), problems)
+        for position, condition in enumerate(test.conditions or ()):
+            if condition.field is not None and condition.field not in plan.outputs:
+                near = nearest(condition.field, plan.outputs)
+                expected = None if near else f"one of {', '.join(plan.outputs)}"
+                place = (*keys, "assert", position, "field")
+                message = f"the program has no output {condition.field!r}"
+                problems.at(place, message, expected=expected, nearest=near)
+
+
+def _check_inputs(inputs: Mapping[str, Any], plan: Plan, keys: Keys, problems: KeyProblems) -> None:
+    for name, value in inputs.items():
+        if name not in plan.inputs:
+            near = nearest(name, plan.inputs)
+            expected = None if near else f"one of {', '.join(plan.inputs)}"
+            problems.at((*keys, name), f"the program has no input {name!r}", expected=expected, nearest=near)
+            continue
+        try:
+            check_value(value, plan.inputs[name], field=name)
+        except InputError as error:
+            problems.raised_at((*keys, name), error)
+    for name, kind in plan.inputs.items():
+        if name not in inputs and not shape(kind).optional:
+            problems.at(keys, f"the input {name!r} is missing")
+
+
+def check_paths(spec: Spec, problems: KeyProblems, *, allow_outside: bool, check_files: bool) -> None:
+    """Files that the spec names lie in its folder (links followed), unless `allow_outside`; data exist, if asked."""
+    folder = spec.folder.resolve()
+    for keys, name in _paths(spec):
+        path = Path(name)
+        outside = bool(path.anchor) or ".." in path.parts or not (folder / path).resolve().is_relative_to(folder)
+        if outside and not allow_outside:
+            hint = "Use a path inside it, or allow this with --allow-outside if you trust the spec."
+            problems.at(keys, f"{name!r} leads out of the spec's folder", hint=hint)
+        elif check_files and keys[-1] != "baseline" and not (spec.folder / path).is_file():
+            near = nearest_file(spec.folder / path)
+            meant = None if near is None else str(path.with_name(Path(near).name))
+            problems.at(keys, f"no such file: {name}", nearest=meant)
+
+
+def _paths(spec: Spec) -> Iterator[tuple[Keys, str]]:
+    if spec.data is not None:
+        for split in ("train", "dev", "test"):
+            if getattr(spec.data, split) is not None:
+                yield ("data", split), getattr(spec.data, split)
+    for index, test in enumerate(spec.tests):
+        for key in ("data", "baseline"):
+            if getattr(test, key) is not None:
+                yield ("tests", index, key), getattr(test, key)

@@ -1,0 +1,153 @@
+"""The predictor: a `dspy.Predict` that holds every parameter Cuecard learns.
+
+Instruction and demos stay where DSPy keeps them (`signature.instructions`, `demos`), so that DSPy's optimizers can
+set them; format, read-out with its calibration, and decoding settings stand beside them. `adopt` turns the plain
+`dspy.Predict`s of any program into predictors.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import dspy
+
+from ..errors import InputError
+from ..models.engine import Decoding
+from ..models.lm import bridge_of
+from .formats.base import Format
+from .formats.registry import format_named
+from .prompt import Prompt
+from .readout import Call, answer, first_prompt
+from .state import FormatChoice, PredictorState, ReadOut
+
+
+class Predictor(dspy.Predict):
+    """One place in a program that calls the model.
+
+    >>> predict = Predictor(cuecard.signature("ticket -> queue: Literal['billing', 'technical']"))
+    >>> predict(ticket="I was charged twice").queue
+    'billing'
+    """
+
+    signature: Any
+    demos: list[Any]
+
+    def __init__(self, signature: type[dspy.Signature], state: PredictorState | None = None) -> None:
+        super().__init__(signature)
+        self.stage = ""  # DSPy draws a random name here; nothing of ours uses it, and it would differ between runs
+        self._format_choice: FormatChoice = "chat"
+        self.state = state or PredictorState()
+
+    @property
+    def state(self) -> PredictorState:
+        """All learnable parameters, as one value."""
+        return PredictorState(
+            instructions=self.signature.instructions,
+            demos=tuple(dict(demo) for demo in self.demos),
+            format=self._format_choice,
+            readout=self.readout,
+            decoding=self.decoding,
+        )
+
+    @state.setter
+    def state(self, state: PredictorState) -> None:
+        if state.instructions is not None:
+            self.signature = self.signature.with_instructions(state.instructions)
+        self.demos = [dict(demo) for demo in state.demos]
+        self._format_choice = state.format
+        self.format: Format = format_named(state.format)
+        self.readout: ReadOut = state.readout
+        self.decoding: Decoding = state.decoding
+
+    def forward(self, **kwargs: Any) -> dspy.Prediction:
+        """Call the model. Raises `ReadError` when its text can't be read, `RunError` when there is no answer."""
+        lm, config, signature, demos, inputs = self._forward_preprocess(**kwargs)
+        bridge = bridge_of(lm)
+        if bridge is None:
+            completions = self._elsewhere(lm, config, signature, demos, inputs)
+        else:
+            state = self.state.model_copy(update={"decoding": self._decoding(config)})
+            call = Call(
+                bridge.gatherer, self.format, signature, tuple(map(dict, demos)), inputs, state, predictor=id(self)
+            )
+            completions = answer(call)
+        return self._forward_postprocess(completions, signature, **inputs)
+
+    def prompt(self, lm: Any = None, **inputs: Any) -> Prompt:
+        """The exact prompt that these inputs would send first, without calling the model.
+
+        `lm` is the language model to render for; default: the predictor's own or DSPy's configured one.
+        """
+        lm = lm or self.lm or dspy.settings.lm
+        bridge = bridge_of(lm)
+        if bridge is None:
+            raise InputError("a prompt's tokens can only be shown for a Cuecard target", hint="Pass lm=target.lm.")
+        demos = tuple(map(dict, self.demos))
+        return first_prompt(Call(bridge.gatherer, self.format, self.signature, demos, inputs, self.state))
+
+    def dump_state(self, json_mode: bool = True) -> dict[str, Any]:
+        """DSPy's saved state, with ours under `cuecard`."""
+        state: dict[str, Any] = super().dump_state(json_mode)
+        ours = self.state.model_dump(mode="json", include={"format", "readout", "decoding"})
+        return {**state, "cuecard": ours}
+
+    def load_state(self, state: dict[str, Any], *, allow_unsafe_lm_state: bool = False) -> Predictor:
+        """Read what `dump_state` wrote."""
+        rest = dict(state)
+        ours = rest.pop("cuecard", {})
+        super().load_state(rest, allow_unsafe_lm_state=allow_unsafe_lm_state)
+        self.state = PredictorState.model_validate({**self.state.model_dump(), **ours})
+        return self
+
+    def _decoding(self, config: dict[str, Any]) -> Decoding:
+        """The decoding settings, with what a call's `config` overrides."""
+        known = {name: value for name, value in config.items() if name in Decoding.model_fields and value is not None}
+        return Decoding.model_validate({**self.decoding.model_dump(), **known}) if known else self.decoding
+
+    def _elsewhere(
+        self, lm: Any, config: dict[str, Any], signature: type[dspy.Signature], demos: Any, inputs: dict[str, Any]
+    ) -> list[dict[str, Any]]:
+        """The same prompt on an LM that is not ours: chat messages, free text."""
+        if self.readout.kind != "text":
+            raise InputError(
+                f"the read-out `{self.readout.kind}` needs a Cuecard target",
+                hint="Set the read-out to `text`, or use cuecard.target(...) as the language model.",
+            )
+        changed = self.decoding.model_dump(exclude_defaults=True)
+        settings = {**changed, "max_tokens": self.decoding.max_tokens, **config}
+        completions: list[dict[str, Any]] = self.format(lm, settings, signature, demos, inputs)
+        return completions
+
+
+def adopt(program: dspy.Module, state: PredictorState | None = None) -> dspy.Module:
+    """A copy of `program` in which every plain `dspy.Predict` is a `Predictor` with the same signature and demos.
+
+    `state` gives format, read-out and decoding for the adopted ones. Subclasses of `dspy.Predict` are left as they are.
+    """
+    program = program.deepcopy()
+    base = state or PredictorState()
+    seen: dict[int, Predictor] = {}
+
+    def convert(value: Any) -> Any:
+        if type(value) is dspy.Predict:
+            if id(value) not in seen:
+                own = {name: setting for name, setting in value.config.items() if name in Decoding.model_fields}
+                decoding = Decoding.model_validate({**base.decoding.model_dump(exclude_unset=True), **own})
+                demos = tuple(dict(demo) for demo in value.demos)
+                mine = base.model_copy(update={"instructions": None, "demos": demos, "decoding": decoding})
+                seen[id(value)] = Predictor(value.signature, mine)
+                seen[id(value)].lm = value.lm
+            return seen[id(value)]
+        if isinstance(value, dspy.Module) and not isinstance(value, Predictor):
+            for name, part in vars(value).items():
+                value.__dict__[name] = convert(part)
+        elif isinstance(value, list):
+            return [convert(part) for part in value]
+        elif isinstance(value, tuple) and type(value) is tuple:
+            return tuple(convert(part) for part in value)
+        elif isinstance(value, dict):
+            return {name: convert(part) for name, part in value.items()}
+        return value
+
+    converted: dspy.Module = convert(program)
+    return converted

@@ -1,0 +1,175 @@
+"""Read-outs: how a predictor's outputs are taken from the model.
+
+- `text`: free text. A format that opens the answer itself is read field by field; any other writes the whole answer
+  in one go, and it is parsed.
+- `constrained`: the whole answer under the grammar that format and types imply; it always parses, unless it is cut
+  off.
+- `choice`: a field with a finite set of values is chosen by the log-likelihood of each value's text after the field's
+  scaffolding, less that label's calibration offset; other fields are read as text.
+
+Calibration by offsets: Zhao et al. 2021 (contextual, arXiv 2102.09690) and Zhou et al. 2023 (batch, arXiv
+2309.17249), both in log space, where they are one number per label.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import dspy
+
+from ..errors import InputError
+from ..models.engine import Decoding, GenerateRequest, ScoreRequest
+from ..models.gather import Gatherer
+from ..signatures import choice_value, choices, read
+from .formats.base import Format, Values
+from .prompt import Prompt, render
+from .state import PredictorState
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a choice by likelihood saw: each label's log-likelihood in nats, before calibration. `tokens` is the
+    prompt's.
+    """
+
+    predictor: int
+    field: str
+    labels: tuple[str, ...]
+    totals: tuple[float, ...]
+    chosen: str
+    tokens: int
+
+
+_choices: ContextVar[list[Choice] | None] = ContextVar("cuecard_choices", default=None)
+
+
+@contextmanager
+def recorded_choices() -> Iterator[list[Choice]]:
+    """Collect the choices that predictors make in this context."""
+    seen: list[Choice] = []
+    token = _choices.set(seen)
+    try:
+        yield seen
+    finally:
+        _choices.reset(token)
+
+
+@dataclass(frozen=True)
+class Call:
+    """One predictor call: everything that the read-outs need."""
+
+    gatherer: Gatherer
+    format: Format
+    signature: type[dspy.Signature]
+    demos: tuple[Values, ...]
+    inputs: Values
+    state: PredictorState
+    predictor: int = 0
+
+    def type_of(self, field: str) -> Any:
+        """The type of an output field."""
+        return self.signature.output_fields[field].annotation
+
+    def prompt(self, opening: str, room: int) -> Prompt:
+        """The prompt with `opening` as the start of the answer."""
+        return render(self.gatherer.engine, self.format, self.signature, self.demos, self.inputs, opening, room)
+
+
+def answer(call: Call) -> list[dict[str, Any]]:
+    """The outputs of one call: `n` of them. Raises `ReadError` when the text can't be read."""
+    kind = call.state.readout.kind
+    if kind == "constrained":
+        return _constrained(call)
+    if kind == "choice" and not any(choices(call.type_of(name)) for name in call.signature.output_fields):
+        raise InputError(
+            "the read-out `choice` needs an output with a finite set of values",
+            expected="a Literal, an Enum or a bool among the outputs",
+            hint="Use the read-out `text` or `constrained`.",
+        )
+    if kind == "choice" or call.format.opens:
+        return [_by_field(call, sample) for sample in range(call.state.decoding.n)]
+    return _whole(call)
+
+
+def first_prompt(call: Call) -> Prompt:
+    """The prompt that the call's first request sends."""
+    fields = list(call.signature.output_fields)
+    kind = call.state.readout.kind
+    if kind == "constrained" or not (kind == "choice" or call.format.opens):
+        return call.prompt("", call.state.decoding.max_tokens)
+    room = _choice_room(call, fields[0]) if kind == "choice" and choices(call.type_of(fields[0])) else None
+    return call.prompt(call.format.lead(call.signature, fields[0], {}), room or call.state.decoding.max_tokens)
+
+
+def _whole(call: Call) -> list[dict[str, Any]]:
+    decoding = call.state.decoding
+    stops = decoding.stop + call.format.stops(call.signature)
+    prompt = call.prompt("", decoding.max_tokens)
+    request = GenerateRequest(prompt.ids, decoding.model_copy(update={"stop": stops}))
+    generation = call.gatherer.generate(request)
+    return [call.format.parse(call.signature, sample.text) for sample in generation.samples]
+
+
+def _constrained(call: Call) -> list[dict[str, Any]]:
+    prompt = call.prompt("", call.state.decoding.max_tokens)
+    request = GenerateRequest(prompt.ids, call.state.decoding, call.format.grammar(call.signature))
+    generation = call.gatherer.generate(request)
+    return [call.format.parse(call.signature, sample.text) for sample in generation.samples]
+
+
+def _by_field(call: Call, sample: int) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for field in call.signature.output_fields:
+        chosen = call.state.readout.kind == "choice" and choices(call.type_of(field))
+        values[field] = _choose(call, field, values) if chosen else _write(call, field, values, sample)
+    return values
+
+
+def _write(call: Call, field: str, before: Values, sample: int) -> Any:
+    """Generate one field's value after its scaffolding, up to what ends it."""
+    decoding = call.state.decoding
+    prompt = call.prompt(call.format.lead(call.signature, field, before), decoding.max_tokens)
+    stops = decoding.stop + call.format.ends(call.signature, field)
+    settings = decoding.model_copy(update={"stop": stops, "n": 1, "seed": _sample_seed(decoding, sample)})
+    text = call.gatherer.generate(GenerateRequest(prompt.ids, settings)).samples[0].text
+    return read(text.strip(), call.type_of(field), field=field)
+
+
+def _sample_seed(decoding: Decoding, sample: int) -> int:
+    from ..models.sampling import derive_seed
+
+    return decoding.seed if sample == 0 else derive_seed(decoding.seed, "sample", sample)
+
+
+def _label_ids(call: Call, field: str) -> tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]:
+    labels = choices(call.type_of(field)) or ()
+    values = [choice_value(call.type_of(field), label) for label in labels]
+    texts = [call.format.write(call.signature, field, value) for value in values]
+    if any(a != b and b.startswith(a) for a in texts for b in texts):
+        # A label that begins another would win by being shorter: what ends a value belongs to it then.
+        end = next(iter(call.format.ends(call.signature, field)), "\n")
+        texts = [text + end for text in texts]
+    return labels, tuple(map(call.gatherer.engine.tokenizer.encode, texts))
+
+
+def _choice_room(call: Call, field: str) -> int:
+    return max(map(len, _label_ids(call, field)[1]))
+
+
+def _choose(call: Call, field: str, before: Values) -> Any:
+    """Choose one field's value by calibrated log-likelihood; ties go to the first label."""
+    labels, continuations = _label_ids(call, field)
+    prompt = call.prompt(call.format.lead(call.signature, field, before), max(map(len, continuations)))
+    totals = call.gatherer.score(ScoreRequest(prompt.ids, continuations)).totals
+    calibration = call.state.readout.calibration
+    offsets = calibration.offsets.get(field, {}) if calibration is not None else {}
+    adjusted = [total - offsets.get(label, 0.0) for label, total in zip(labels, totals, strict=True)]
+    chosen = labels[adjusted.index(max(adjusted))]
+    seen = _choices.get()
+    if seen is not None:
+        seen.append(Choice(call.predictor, field, labels, totals, chosen, len(prompt.ids)))
+    return choice_value(call.type_of(field), chosen)

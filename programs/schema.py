@@ -1,0 +1,334 @@
+"""The YAML spec as pydantic models: which keys there are, what they hold, and their short forms.
+
+Only what one key can tell is checked here; what keys say about each other is checked by `plan.py` and `checks.py`. A
+spec writes itself back as its user wrote it (`Spec.to_data`): the same keys, the same short forms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PrivateAttr,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
+
+from ..models.engine import Decoding
+from .problems import Keys
+from .state import FormatChoice, ReadOutField, Strict, short_form
+from .yaml_source import Source
+
+MAIN = "main"
+"""The name of the only node of a program that is written without `nodes:`."""
+
+SignatureSource = str | dict[str, Any]
+Whole = Annotated[int, Field(strict=True)]
+Count = Annotated[int, Field(strict=True, ge=0)]
+Positive = Annotated[int, Field(strict=True, ge=1)]
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+PositiveNumber = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(strict=True, ge=0, le=1)]
+
+
+def _both_ends(value: Any) -> Any:
+    if isinstance(value, int | float):
+        return (value, value)
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        raise ValueError("expected a number or a range, [low, high]")
+    return value
+
+
+def _ordered(span: tuple[Any, Any]) -> tuple[Any, Any]:
+    if span[0] > span[1]:
+        raise ValueError(f"the range starts at {span[0]} but ends at {span[1]}")
+    return span
+
+
+T = TypeVar("T")
+Span = Annotated[
+    tuple[T, T],
+    BeforeValidator(_both_ends, json_schema_input_type=float | tuple[float, float]),
+    AfterValidator(_ordered),
+]
+"""A range with both ends in it; a single number stands for both."""
+
+
+class Learned(Strict):
+    """What a compile fills in for a predictor, besides its instructions. All of it can also be written by hand."""
+
+    format: FormatChoice | None = None
+    readout: ReadOutField | None = None
+    decoding: Decoding | None = None
+    demos: tuple[dict[str, Any], ...] | None = None
+
+
+class NodeSpec(Learned):
+    """One step: a module, its signature, and where its inputs come from (None: inputs of the program by name)."""
+
+    module: str = "predict"
+    signature: SignatureSource
+    fields: dict[str, str] = Field(default_factory=dict, description="Field -> its description.")
+    instructions: str | None = None
+    inputs: dict[str, Any] | None = Field(
+        None, description="Field -> ${inputs.NAME}, ${NODE.FIELD}, or text with them."
+    )
+
+
+class PredictorSpec(Learned):
+    """One predictor by its name in the program: its learned parameters, and a Python program's signature."""
+
+    signature: SignatureSource | None = None
+    instructions: str | None = None
+
+
+class InputSpec(Strict):
+    """One input of the program. Short form: its type alone."""
+
+    type: SignatureSource = "str"
+    description: str | None = None
+
+    @model_serializer(mode="wrap")
+    def _short(self, handler: SerializerFunctionWrapHandler) -> Any:
+        return self.type if self.description is None and isinstance(self.type, str) else handler(self)
+
+
+class ModelSpec(Strict):
+    """The target. `id` is a name, a path or a hub id; `options` are decoding defaults for every node."""
+
+    id: str
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] | None = None
+    device: str | None = None
+    options: Decoding | None = None
+
+    @model_serializer(mode="wrap")
+    def _short(self, handler: SerializerFunctionWrapHandler) -> Any:
+        data = handler(self)
+        return self.id if {key for key, value in data.items() if value is not None} == {"id"} else data
+
+
+class DataSpec(Strict):
+    """Files of examples, relative to the spec's folder. With `train` alone, dev and test are split off it."""
+
+    train: str | None = None
+    dev: str | None = None
+    test: str | None = None
+
+
+class MetricSpec(Strict):
+    """One metric by name. Keys beside `metric` and `weight` are the metric's own options."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    metric: str
+    weight: PositiveNumber = 1.0
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """The metric's own options."""
+        return dict(self.model_extra or {})
+
+
+def _metric_list(value: Any) -> Any:
+    items = value if isinstance(value, list | tuple) else [value]
+    return [{"metric": item} if isinstance(item, str) else item for item in items]
+
+
+def _short_metrics(metrics: tuple[MetricSpec, ...]) -> Any:
+    items = [metric.model_dump(mode="json", exclude_unset=True) for metric in metrics]
+    short = [item["metric"] if set(item) == {"metric"} else item for item in items]
+    return short[0] if len(short) == 1 else short
+
+
+Metrics = Annotated[
+    tuple[MetricSpec, ...],
+    BeforeValidator(_metric_list, json_schema_input_type=str | MetricSpec | list[str | MetricSpec]),
+    PlainSerializer(_short_metrics),
+]
+
+
+class BudgetSpec(Strict):
+    """Where a compile stops, at whichever limit comes first."""
+
+    metric_calls: Positive | None = None
+    seconds: PositiveNumber | None = None
+
+
+class SearchSpec(Strict):
+    """What is searched. `auto` leaves the choice to the optimizer; a decoding setting without a range stays fixed."""
+
+    demos: Span[Count] = (0, 8)
+    instructions: Count = 8
+    formats: Literal["auto"] | tuple[str, ...] = "auto"
+    readouts: Literal["auto"] | tuple[Literal["text", "constrained", "choice"], ...] = "auto"
+    calibrations: Literal["auto"] | tuple[Literal["none", "contextual", "batch", "bias"], ...] = "auto"
+    max_tokens: Span[Positive] | None = None
+    temperature: Span[NotNegative] | None = None
+    top_p: Span[Share] | None = None
+    top_k: Span[Count] | None = None
+    min_p: Span[Share] | None = None
+    frequency_penalty: Span[Number] | None = None
+    presence_penalty: Span[Number] | None = None
+    repetition_penalty: Span[PositiveNumber] | None = None
+
+    @property
+    def decoding(self) -> dict[str, tuple[float, float]]:
+        """The ranges of the decoding settings that are searched."""
+        ranges = {name: getattr(self, name) for name in type(self).model_fields if name in Decoding.model_fields}
+        return {name: span for name, span in ranges.items() if span is not None}
+
+
+class OptimizeSpec(Strict):
+    """How the program is compiled. `options` go to the optimizer as they are."""
+
+    optimizer: str = "joint"
+    budget: BudgetSpec = Field(default_factory=BudgetSpec)
+    seed: Whole = 0
+    search: SearchSpec = Field(default_factory=SearchSpec)
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+class AssertSpec(Strict):
+    """One condition on an output. What `type` there is, and what else it reads, the test runner knows."""
+
+    type: str
+    field: str | None = None
+    value: Any = None
+    threshold: Number | None = None
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+class TestSpec(Strict):
+    """A regression test: conditions on the outputs for given inputs, or a floor for a metric over a file of examples.
+
+    The first kind has `inputs` and `assert`; the second `data` and at least one of `at_least` and `baseline`.
+    """
+
+    __test__ = False  # not a test class of pytest
+
+    name: str
+    inputs: dict[str, Any] | None = None
+    conditions: tuple[AssertSpec, ...] | None = Field(None, alias="assert")
+    data: str | None = None
+    metric: Metrics | None = None
+    at_least: Number | None = None
+    baseline: str | None = None
+
+
+class Score(Strict):
+    """A metric's mean over `n` examples, with its confidence interval."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    n: int
+
+
+class Target(Strict):
+    """The model, engine and device that a program was compiled for."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    identity: str
+    name: str | None = None
+    device: str | None = None
+    dtype: str | None = None
+
+
+class CompiledSpec(Strict):
+    """Where a compiled program comes from, and the evidence for it. Keys that are not named here are kept."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    target: Target
+    data: dict[str, str] = Field(default_factory=dict, description="Split -> SHA-256 of its rows.")
+    seed: int = 0
+    optimizer: str | None = None
+    spent: dict[str, float] = Field(default_factory=dict, description="What of the budget was used.")
+    kept: Literal["candidate", "baseline"] | None = None
+    baseline: dict[str, Score] = Field(default_factory=dict, description="Split -> score of the program as written.")
+    scores: dict[str, Score] = Field(default_factory=dict, description="Split -> score of the compiled program.")
+    readouts: dict[str, Any] = Field(default_factory=dict)
+    versions: dict[str, str] = Field(default_factory=dict)
+
+
+class Spec(Learned):
+    """A whole spec: a program as `nodes`, one `signature` or (compiled from Python) `predictors`, and its uses."""
+
+    name: Annotated[str, Field(pattern=r"^\w[\w.-]*$", description="Default: the file's name.")] = "program"
+    description: str | None = None
+    model: Annotated[ModelSpec, BeforeValidator(short_form("id"), json_schema_input_type=str | ModelSpec)] | None = None
+    inputs: (
+        dict[str, Annotated[InputSpec, BeforeValidator(short_form("type"), json_schema_input_type=str | InputSpec)]]
+        | None
+    ) = None
+    module: str = "predict"
+    signature: SignatureSource | None = None
+    fields: dict[str, str] = Field(default_factory=dict, description="Field -> its description.")
+    instructions: str | None = None
+    nodes: dict[str, NodeSpec] | None = None
+    predictors: dict[str, PredictorSpec] | None = None
+    outputs: dict[str, str] | None = Field(None, description="Output -> ${NODE.FIELD}.")
+    data: Annotated[DataSpec, BeforeValidator(short_form("train"), json_schema_input_type=str | DataSpec)] | None = None
+    metric: Metrics | None = None
+    optimize: OptimizeSpec = Field(default_factory=OptimizeSpec)
+    tests: tuple[TestSpec, ...] = ()
+    compiled: CompiledSpec | None = None
+
+    _source: Source | None = PrivateAttr(None)
+    _warnings: tuple[str, ...] = PrivateAttr(())
+
+    @property
+    def path(self) -> str | None:
+        """The file that the spec was read from."""
+        return self._source.path if self._source else None
+
+    @property
+    def folder(self) -> Path:
+        """The folder that paths in the spec start from."""
+        return Path(self.path).parent if self.path else Path()
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is not wrong but probably not meant."""
+        return self._warnings
+
+    def line(self, *keys: str | int) -> int | None:
+        """The line of the spec's file where this key path stands (or its nearest parent)."""
+        return self._source.line(keys) if self._source else None
+
+    def keys_of(self, node: str, *keys: str | int) -> Keys:
+        """The path of a node's key in the file; the keys of a program without `nodes:` stand at the top."""
+        return keys if self.nodes is None else ("nodes", node, *keys)
+
+    @property
+    def steps(self) -> dict[str, NodeSpec]:
+        """The nodes by name, in the file's order; a program written without `nodes:` has one, called `main`."""
+        if self.nodes is not None or self.signature is None:
+            return dict(self.nodes or {})
+        given = {key: getattr(self, key) for key in NodeSpec.model_fields if key in self.model_fields_set}
+        return {MAIN: NodeSpec.model_construct(**{**given, "inputs": None})}
+
+    def to_data(self) -> dict[str, Any]:
+        """Plain data for `dump_yaml`: the keys that were given, in the order of the documentation."""
+        data = self.model_dump(mode="json", by_alias=True, exclude_unset=True)
+        for block in ("nodes", "predictors"):
+            if data.get(block):
+                data[block] = {name: _arranged(node, _NODE_ORDER) for name, node in data[block].items()}
+        return _arranged(data, _ORDER)
+
+
+_NODE_ORDER = ("module", "signature", "fields", "instructions", "inputs", "format", "readout", "decoding", "demos")
+_ORDER = ("name", "description", "model", "inputs", *[key for key in _NODE_ORDER if key != "inputs"])
+
+
+def _arranged(data: dict[str, Any], first: tuple[str, ...]) -> dict[str, Any]:
+    return {**{key: data[key] for key in first if key in data}, **{k: v for k, v in data.items() if k not in first}}

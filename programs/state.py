@@ -1,0 +1,75 @@
+"""The learned parameters of a predictor: everything that a search may change, and that a compiled program keeps.
+
+They are instructions, demos, format, read-out (with its calibration) and decoding settings. A `PredictorState` is one
+value for all of them; together with the signature it fixes what the model is asked and how its answer is taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
+
+from ..models.engine import Decoding
+
+FormatChoice = str | dict[str, Any]
+"""A format by name, or `{name: ..., option: value}`."""
+
+ReadOutKind = Literal["text", "constrained", "choice"]
+CalibrationMethod = Literal["contextual", "batch", "bias"]
+
+
+class Strict(BaseModel):
+    """The base of every model in a spec: frozen, and unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
+
+
+def short_form(key: str) -> Callable[[Any], Any]:
+    """A validator that reads a plain value `x` as `{key: x}`."""
+    return lambda value: value if isinstance(value, dict | list | BaseModel) else {key: value}
+
+
+class Calibration(Strict):
+    """What is subtracted from the labels' log-likelihoods before the best is chosen.
+
+    `offsets`: output field -> label -> nats. Methods: `contextual`, the label's log-likelihood for a content-free
+    input (Zhao et al. 2021); `batch`, its mean over unlabelled inputs (Zhou et al. 2024); `bias`, fitted on labelled
+    examples.
+    """
+
+    method: CalibrationMethod
+    offsets: dict[str, dict[str, float]]
+
+
+class ReadOut(Strict):
+    """How the outputs are taken from the model.
+
+    `text`: generated freely, then parsed; `constrained`: generated under the mask that the output types imply;
+    `choice`: fields with choices take the most likely one, all other fields are generated. In YAML also short:
+    `readout: choice`.
+    """
+
+    kind: ReadOutKind = "text"
+    calibration: Calibration | None = None
+
+    @model_serializer(mode="wrap")
+    def _short(self, handler: SerializerFunctionWrapHandler) -> Any:
+        return self.kind if self.calibration is None else handler(self)
+
+
+ReadOutField = Annotated[ReadOut, BeforeValidator(short_form("kind"), json_schema_input_type=ReadOutKind | ReadOut)]
+
+
+class PredictorState(Strict):
+    """One value for every learnable parameter of a predictor.
+
+    `instructions` None keeps the signature's own. Each demo maps field names, inputs and outputs, to values.
+    """
+
+    instructions: str | None = None
+    demos: tuple[dict[str, Any], ...] = ()
+    format: FormatChoice = "chat"
+    readout: ReadOutField = Field(default_factory=ReadOut)
+    decoding: Decoding = Field(default_factory=Decoding)
