@@ -1,0 +1,91 @@
+"""The compiled program: a module that can be called, with the evidence for it, and the file it is kept in.
+
+`NAME.compiled.yaml` is the spec with every predictor's learned parameters filled in and a `compiled` block. It holds
+nothing that differs between two runs of the same compile (no times, no paths), so that the same compile writes the
+same bytes.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import dspy
+
+from ..files import write_atomic
+from ..metrics.statistics import Score as Interval
+from ..programs.graph import Graph, to_spec
+from ..programs.learned import python_spec
+from ..programs.schema import CompiledSpec, Score, Spec, Target
+from ..programs.yaml_source import dump_yaml
+from .evaluator import apply
+from .pipeline import Compilation
+
+VERSIONS = ("cuecard", "dspy", "torch", "transformers", "optuna")
+
+
+class Compiled(dspy.Module):
+    """What `cuecard.compile` gives: call it like the program it was made from.
+
+    `program` is the program with its learned parameters, on its target; `spec` the compiled spec; `compilation` how
+    it came about: scores before and after with their intervals, the search's result, the ledger, the run's folder.
+    """
+
+    def __init__(self, compilation: Compilation, spec: Spec | None = None) -> None:
+        super().__init__()
+        self.program = apply(compilation.task.program, compilation.candidate)
+        self.program.set_lm(compilation.task.target.lm)
+        self.compilation = compilation
+        self.spec = compiled_spec(compilation, spec)
+
+    def forward(self, **inputs: Any) -> Any:
+        """Run the compiled program."""
+        return self.program(**inputs)
+
+    def write(self, path: str | PathLike[str]) -> Path:
+        """Write `NAME.compiled.yaml`, whole or not at all. Read it with `cuecard.load`."""
+        place = Path(path)
+        write_atomic(place, dump_yaml(self.spec.to_data()))
+        return place
+
+    def __deepcopy__(self, memo: object) -> Compiled:
+        return Compiled(self.compilation, self.spec)
+
+
+def compiled_spec(compilation: Compilation, spec: Spec | None = None) -> Spec:
+    """The spec of a compiled program. `spec` is the one it was compiled from; a Python program has none."""
+    task = compilation.task
+    block = CompiledSpec(
+        target=Target(
+            identity=task.target.description.identity,
+            name=task.target.description.name,
+            device=task.target.description.device.partition(":")[0],
+            dtype=task.target.description.dtype,
+        ),
+        data={
+            name: digest for name in ("train", "dev", "test") if (digest := getattr(getattr(task, name), "sha256", ""))
+        },
+        seed=task.seed,
+        optimizer=task.optimizer,
+        spent={name: float(count) for name, count in compilation.spent.items()},
+        kept="candidate" if compilation.result.accepted else "baseline",
+        baseline={split: _score(score) for split, score in compilation.baseline.items()},
+        scores={split: _score(score) for split, score in compilation.compiled.items()},
+        versions={name: _version(name) for name in VERSIONS},
+    )
+    if spec is not None and isinstance(task.program, Graph):
+        return to_spec(spec, compilation.candidate.states, block)
+    return python_spec(task.name, apply(task.program, compilation.candidate), block)
+
+
+def _score(score: Interval) -> Score:
+    return Score(value=round(score.value, 6), low=round(score.low, 6), high=round(score.high, 6), n=score.n)
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name).partition("+")[0]
+    except PackageNotFoundError:
+        return "unknown"

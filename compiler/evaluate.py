@@ -1,0 +1,148 @@
+"""Evaluation: a program on examples, with batches that are full and outcomes that are kept apart.
+
+Every example runs in a thread of its own; the threads announce themselves to the `Gatherer`, so that all their model
+calls meet in one batch. DSPy's `Evaluate` is not used: it repeats slow calls and turns every exception into a score
+of 0. Here an answer that can't be read counts as the metric's worst and says so; a call that failed, or a program
+that broke, has no score at all; and what is not one example's affair (a dead engine, a metric that breaks) ends the
+evaluation with its cause.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import logging
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import dspy
+from dspy.utils.exceptions import AdapterParseError
+
+from ..errors import CuecardError, InputError, ReadError, RunError
+from ..metrics.base import Measurement, Metric
+from ..models.gather import RequestFailed
+from ..models.lm import bridge_of
+from ..optimizers.base import Outcome, Row, Step
+from ..programs.graph import Graph
+from ..programs.prompt import PromptTooLong
+from ..programs.readout import recorded_choices
+
+logger = logging.getLogger("cuecard")
+
+MOST_WORKERS = 256
+
+Observer = Callable[[int], None]
+
+
+def run_program(
+    program: dspy.Module,
+    rows: Sequence[Row],
+    *,
+    lm: dspy.LM,
+    metric: Metric | None = None,
+    observer: Observer | None = None,
+) -> list[Outcome]:
+    """Run `program` on every row; outcomes are in the rows' order, whatever the threads do.
+
+    metric: measures each prediction; None for no measurement. observer: told the number of finished rows, from any
+    thread. Raises `RunError` when the engine dies, and whatever `CuecardError` is not one example's own.
+    """
+    bridge = bridge_of(lm)
+    if bridge is None:
+        raise InputError("evaluation needs a Cuecard target", hint="Use cuecard.target(...).")
+    names = {id(predictor): name for name, predictor in program.named_predictors()}
+    gold = frozenset(program.output_types) if isinstance(program, Graph) else None
+    outcomes: list[Outcome | None] = [None] * len(rows)
+    queue = iter(enumerate(rows))
+    lock = threading.Lock()
+    broken: list[BaseException] = []
+    count = min(len(rows), MOST_WORKERS)
+    ready = threading.Barrier(count) if count else None
+
+    def work() -> None:
+        with bridge.gatherer.worker():
+            if ready is not None:
+                ready.wait()
+            while not broken:
+                with lock:
+                    place, row = next(queue, (None, None))
+                if place is None or row is None:
+                    return
+                bridge.gatherer.working_on(place)
+                try:
+                    outcomes[place] = _one(program, row, metric, names, gold)
+                except BaseException as error:
+                    broken.append(error)
+                    return
+                if observer is not None:
+                    observer(sum(outcome is not None for outcome in outcomes))
+
+    with dspy.context(lm=lm, trace=[], callbacks=[]):
+        threads = [
+            threading.Thread(target=contextvars.copy_context().run, args=(work,), daemon=True) for _ in range(count)
+        ]
+        for thread in threads:
+            thread.start()
+        try:
+            for thread in threads:
+                thread.join()
+        except BaseException as interrupted:
+            broken.append(interrupted)
+            raise
+    if broken:
+        raise broken[0]
+    return [outcome for outcome in outcomes if outcome is not None]
+
+
+def _one(
+    program: dspy.Module, row: Row, metric: Metric | None, names: Mapping[int, str], gold: frozenset[str] | None
+) -> Outcome:
+    trace: list[Any] = []
+    with dspy.context(trace=trace), recorded_choices() as choices:
+        try:
+            prediction = program(**row.inputs)
+        except (ReadError, AdapterParseError) as error:
+            worst = metric.worst(_gold(row, gold)) if metric is not None else None
+            return Outcome(row, worst, None, unread=_line(error), steps=_steps(trace, names))
+        except (RequestFailed, PromptTooLong) as error:
+            return Outcome(row, error=_line(error))
+        except CuecardError:
+            raise
+        except Exception as error:
+            logger.debug("the program broke on example %s", row.id, exc_info=True)
+            return Outcome(row, error=f"the program broke: {type(error).__name__}: {_line(error)}")
+    values = dict(prediction.items()) if isinstance(prediction, dspy.Prediction) else dict(prediction)
+    measurement = _measure(metric, row, _gold(row, gold), prediction)
+    made = tuple((names[choice.predictor], choice) for choice in choices if choice.predictor in names)
+    return Outcome(row, measurement, values, None, None, _steps(trace, names), made)
+
+
+def _gold(row: Row, fields: frozenset[str] | None) -> dict[str, Any]:
+    """The labels that are compared: those of the program's outputs, without the labels of fields between its nodes."""
+    return {name: value for name, value in row.labels.items() if fields is None or name in fields}
+
+
+def _measure(metric: Metric | None, row: Row, gold: Mapping[str, Any], prediction: Any) -> Measurement | None:
+    if metric is None:
+        return None
+    try:
+        return metric.measure(gold, prediction)
+    except CuecardError:
+        raise
+    except Exception as error:
+        raise RunError(
+            f"the metric {metric.name!r} broke on example {row.id}: {type(error).__name__}: {error}",
+            hint="A metric must give a number for every prediction.",
+        ) from error
+
+
+def _steps(trace: Sequence[Any], names: Mapping[int, str]) -> tuple[Step, ...]:
+    return tuple(
+        Step(names[id(predictor)], dict(inputs), dict(prediction.items()))
+        for predictor, inputs, prediction in trace
+        if id(predictor) in names
+    )
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())

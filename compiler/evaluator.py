@@ -1,0 +1,145 @@
+"""The evaluator that the search is given: one program, one metric, one target, and the account of what was spent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import dspy
+
+from ..errors import CuecardError
+from ..metrics.base import Metric
+from ..models.gather import Gatherer
+from ..models.lm import bridge_of
+from ..optimizers.base import Candidate, Outcome, Row
+from ..programs.formats.registry import format_named
+from ..programs.predictor import Predictor
+from ..programs.prompt import PromptTooLong
+from ..programs.readout import Call, Choice, first_prompt, recorded_choices
+from .evaluate import run_program
+from .journal import Clock
+
+Columns = Mapping[str, Mapping[str, str]]
+
+
+def predictors_of(program: dspy.Module) -> dict[str, Predictor]:
+    """A program's predictors by name, in its order."""
+    return {name: part for name, part in program.named_predictors() if isinstance(part, Predictor)}
+
+
+def candidate_of(program: dspy.Module) -> Candidate:
+    """The parameters that a program has now."""
+    return Candidate({name: predictor.state for name, predictor in predictors_of(program).items()})
+
+
+def apply(program: dspy.Module, candidate: Candidate) -> dspy.Module:
+    """A copy of `program` with the candidate's parameters."""
+    copy = program.deepcopy()
+    for name, predictor in predictors_of(copy).items():
+        predictor.state = candidate.states[name]
+    return copy
+
+
+def same_names(program: dspy.Module) -> dict[str, dict[str, str]]:
+    """The columns of a program whose data uses the predictors' own field names."""
+    return {name: {field: field for field in part.signature.fields} for name, part in predictors_of(program).items()}
+
+
+class ProgramEvaluator:
+    """See `optimizers.base.Evaluator`. `observer` is told of every finished program run (for a progress bar)."""
+
+    def __init__(
+        self,
+        program: dspy.Module,
+        metric: Metric,
+        lm: dspy.LM,
+        *,
+        clock: Clock | None = None,
+        columns: Columns | None = None,
+        observer: Callable[[int], None] | None = None,
+    ) -> None:
+        self.program = program
+        self._metric = metric
+        self._lm = lm
+        self._clock = clock or Clock()
+        self._columns = columns if columns is not None else same_names(program)
+        self._observer = observer
+        self._spent = 0
+
+    @property
+    def signatures(self) -> Mapping[str, type[dspy.Signature]]:
+        """See `Evaluator.signatures`."""
+        return {name: predictor.signature for name, predictor in predictors_of(self.program).items()}
+
+    @property
+    def metric(self) -> Metric:
+        """See `Evaluator.metric`."""
+        return self._metric
+
+    @property
+    def spent(self) -> int:
+        """See `Evaluator.spent`."""
+        return self._spent
+
+    def elapsed(self) -> float:
+        """See `Evaluator.elapsed`."""
+        return self._clock.now()
+
+    def columns(self, predictor: str) -> Mapping[str, str]:
+        """See `Evaluator.columns`."""
+        return self._columns.get(predictor, {})
+
+    def run(self, candidate: Candidate, rows: Sequence[Row]) -> list[Outcome]:
+        """See `Evaluator.run`."""
+        spent = self._spent
+        observer = self._observer
+        outcomes = run_program(
+            apply(self.program, candidate),
+            rows,
+            lm=self._lm,
+            metric=self._metric,
+            observer=None if observer is None else lambda done: observer(spent + done),
+        )
+        self._spent += len(rows)
+        return outcomes
+
+    def probe(self, candidate: Candidate, predictor: str, inputs: Mapping[str, Any]) -> list[Choice]:
+        """See `Evaluator.probe`. An input that the predictor can't answer gives no choices."""
+        part = predictors_of(apply(self.program, candidate))[predictor]
+        self._spent += 1
+        with dspy.context(lm=self._lm), recorded_choices() as made:
+            try:
+                part(**inputs)
+            except CuecardError:
+                return []
+        return made
+
+    def prompt_tokens(self, candidate: Candidate, rows: Sequence[Row]) -> float:
+        """See `Evaluator.prompt_tokens`: the prompts of those predictors whose inputs the rows hold, rendered only."""
+        counts = [
+            len(first_prompt(call).ids)
+            for row in rows
+            for name in self.signatures
+            if (call := self._call(candidate, name, row)) is not None
+        ]
+        return sum(counts) / max(1, len(rows))
+
+    def _call(self, candidate: Candidate, name: str, row: Row) -> Call | None:
+        signature, columns = self.signatures[name], self.columns(name)
+        values = {**row.inputs, **row.labels}
+        inputs = {field: values.get(columns.get(field, "")) for field in signature.input_fields}
+        if any(value is None for value in inputs.values()):
+            return None
+        state = candidate.states[name]
+        if state.instructions is not None:
+            signature = signature.with_instructions(state.instructions)
+        return Call(self._gatherer, format_named(state.format), signature, state.demos, inputs, state)
+
+    @property
+    def _gatherer(self) -> Gatherer:
+        bridge = bridge_of(self._lm)
+        assert bridge is not None, "run_program has checked that the LM is ours"
+        return bridge.gatherer
+
+
+__all__ = ["Columns", "ProgramEvaluator", "PromptTooLong", "apply", "candidate_of", "predictors_of", "same_names"]

@@ -1,0 +1,252 @@
+"""The journal of a run: every model call, written down batch by batch, and answered from there when the run is
+resumed.
+
+`calls.jsonl` holds one line per batch (what it cost) and one line per call in it. A batch is written with one write,
+after it is done; a batch that was cut short by a kill is cut off when the journal is opened. Because an engine's
+batch depends on nothing but the batch, and the run asks for the same batches again, a resumed run gets the same
+answers to the last bit, and goes on where the journal ends. Time is replayed too: the clock stands, at every batch,
+where it stood then.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ..errors import InputError, RunError
+from ..models.engine import (
+    Engine,
+    Failure,
+    GenerateRequest,
+    Generation,
+    Ledger,
+    Sample,
+    ScoreRequest,
+    Scores,
+    Tokenizer,
+)
+
+Request = GenerateRequest | ScoreRequest
+Result = Generation | Scores | Failure
+R = TypeVar("R", GenerateRequest, ScoreRequest)
+
+
+class Clock:
+    """Seconds of a run's work, over all its lives: it stands still between a kill and the resumption."""
+
+    def __init__(self) -> None:
+        self._base = 0.0
+        self._since = time.monotonic()
+
+    def now(self) -> float:
+        """Seconds since the run began."""
+        return self._base + time.monotonic() - self._since
+
+    def set(self, seconds: float) -> None:
+        """Go on from `seconds`."""
+        self._base, self._since = seconds, time.monotonic()
+
+
+@dataclass(frozen=True)
+class _Batch:
+    number: int
+    elapsed: float
+    ledger: Ledger
+
+
+class JournaledEngine:
+    """An `Engine` that writes down what another one answers, and answers what is written down itself.
+
+    Raises `RunError` when the journal can't be written (the disk is full), and `InputError` when what stands in it is
+    not a journal. A `Failure` is written down like any other result.
+    """
+
+    def __init__(self, engine: Engine, path: Path, clock: Clock) -> None:
+        self._engine = engine
+        self._path = path
+        self._clock = clock
+        self._ledger = Ledger()
+        self._known: dict[str, tuple[Result, int]] = {}
+        self._batches: dict[int, _Batch] = {}
+        self._replayed: set[int] = set()
+        self._load()
+
+    @property
+    def identity(self) -> str:
+        """See `Engine.identity`."""
+        return self._engine.identity
+
+    @property
+    def name(self) -> str:
+        """See `Engine.name`."""
+        return self._engine.name
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """See `Engine.tokenizer`."""
+        return self._engine.tokenizer
+
+    @property
+    def context_window(self) -> int:
+        """See `Engine.context_window`."""
+        return self._engine.context_window
+
+    @property
+    def ledger(self) -> Ledger:
+        """What the run has cost over all its lives, replayed batches included."""
+        return self._ledger
+
+    @property
+    def recorded(self) -> int:
+        """How many calls the journal held when it was opened."""
+        return self._recorded
+
+    def generate(self, requests: Sequence[GenerateRequest]) -> list[Generation | Failure]:
+        """See `Engine.generate`."""
+        return self._answer(requests, self._engine.generate)  # type: ignore[return-value]
+
+    def score(self, requests: Sequence[ScoreRequest]) -> list[Scores | Failure]:
+        """See `Engine.score`."""
+        return self._answer(requests, self._engine.score)  # type: ignore[return-value]
+
+    def _answer(self, requests: Sequence[R], ask: Callable[[Sequence[R]], Sequence[Result]]) -> list[Result]:
+        keys = [self._key(request) for request in requests]
+        missing: dict[str, R] = {}
+        for key, request in zip(keys, requests, strict=True):
+            if key in self._known:
+                self._replay(self._known[key][1])
+            else:
+                missing.setdefault(key, request)
+        if missing:
+            before = self._engine.ledger.copy()
+            results = ask(list(missing.values()))
+            self._write(missing, results, self._engine.ledger - before)
+        return [self._known[key][0] for key in keys]
+
+    def _key(self, request: Request) -> str:
+        digest = hashlib.sha256(self.identity.encode())
+        if isinstance(request, GenerateRequest):
+            rest: Any = ["generate", request.decoding.model_dump(mode="json"), request.grammar]
+        else:
+            rest = ["score", request.continuations]
+        digest.update(json.dumps([request.prompt, rest], separators=(",", ":")).encode())
+        return digest.hexdigest()[:32]
+
+    def _replay(self, number: int) -> None:
+        """Account for a recorded batch the first time that one of its answers is used."""
+        if number in self._batches and number not in self._replayed:
+            self._replayed.add(number)
+            batch = self._batches[number]
+            self._ledger = self._ledger + batch.ledger
+            self._clock.set(batch.elapsed)
+
+    # The file
+
+    def _write(self, requests: dict[str, R], results: Sequence[Result], cost: Ledger) -> None:
+        number = len(self._batches) if not self._batches else max(self._batches) + 1
+        batch = _Batch(number, round(self._clock.now(), 3), cost)
+        lines = [{"batch": number, "calls": len(requests), "elapsed": batch.elapsed, "ledger": asdict(cost)}]
+        previous: tuple[int, ...] = ()
+        for (key, request), result in zip(requests.items(), results, strict=True):
+            lines.append({"key": key, **_describe(request, previous, self.tokenizer), **_plain(result)})
+            previous = request.prompt
+            self._known[key] = (result, number)
+        self._batches[number] = batch
+        self._replayed.add(number)
+        self._ledger = self._ledger + cost
+        text = "".join(json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n" for line in lines)
+        try:
+            with self._path.open("ab") as file:
+                file.write(text.encode())
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise RunError(
+                f"can't write the record of model calls: {error.strerror}",
+                path=self._path,
+                hint="Make room on the disk and start the same command again: the run resumes where it stopped.",
+            ) from error
+
+    def _load(self) -> None:
+        """Read the journal up to its last whole batch, and cut off what follows."""
+        data = self._path.read_bytes() if self._path.exists() else b""
+        whole, position = 0, 0
+        lines = iter(data.splitlines(keepends=True))
+        for number, line in enumerate(lines, start=1):
+            position += len(line)
+            head = self._parse(line, number, last=position == len(data))
+            if head is None:
+                break
+            members = [member for _, member in zip(range(head["calls"]), lines, strict=False)]
+            position += sum(map(len, members))
+            if len(members) < head["calls"] or not members[-1].endswith(b"\n"):
+                break
+            self._batches[head["batch"]] = _Batch(head["batch"], head["elapsed"], Ledger(**head["ledger"]))
+            for member in members:
+                record = json.loads(member)
+                self._known[record["key"]] = (_result(record), head["batch"])
+            whole = position
+        self._recorded = len(self._known)
+        if whole < len(data):
+            with self._path.open("r+b") as file:
+                file.truncate(whole)
+
+    def _parse(self, line: bytes, number: int, *, last: bool) -> dict[str, Any] | None:
+        try:
+            head = json.loads(line)
+            if isinstance(head, dict) and "batch" in head:
+                return head
+        except json.JSONDecodeError:
+            if last:
+                return None
+        raise InputError(
+            "not a record of model calls",
+            path=self._path,
+            line=number,
+            expected="a line that begins a batch",
+            hint="Remove the run's folder, or compile with --fresh.",
+        )
+
+
+def _describe(request: Request, previous: tuple[int, ...], tokenizer: Tokenizer) -> dict[str, Any]:
+    """The request: how many leading tokens it shares with the one before it, the rest, and the rest's text for
+    people.
+    """
+    shared = 0
+    for ours, theirs in zip(request.prompt, previous, strict=False):
+        if ours != theirs:
+            break
+        shared += 1
+    rest = request.prompt[shared:]
+    plain: dict[str, Any] = {"shared": shared, "prompt": rest, "text": tokenizer.decode(rest)}
+    if isinstance(request, ScoreRequest):
+        return {**plain, "continuations": request.continuations}
+    settings = request.decoding.model_dump(mode="json", exclude_defaults=True)
+    return {**plain, "decoding": settings, **({"grammar": request.grammar} if request.grammar else {})}
+
+
+def _plain(result: Result) -> dict[str, Any]:
+    if isinstance(result, Failure):
+        return {"failure": result.error}
+    if isinstance(result, Scores):
+        return {"scores": result.logprobs}
+    return {"samples": [asdict(sample) for sample in result.samples]}
+
+
+def _result(record: dict[str, Any]) -> Result:
+    if "failure" in record:
+        return Failure(record["failure"])
+    if "scores" in record:
+        return Scores(tuple(tuple(tokens) for tokens in record["scores"]))
+    return Generation(
+        tuple(
+            Sample(sample["text"], tuple(sample["tokens"]), tuple(sample["logprobs"]), sample["finish"])
+            for sample in record["samples"]
+        )
+    )

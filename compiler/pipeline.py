@@ -1,0 +1,309 @@
+"""A compile, from a task to its result: baseline, demos, search, confirmation, test.
+
+A run that was stopped is taken up by running all of this again over its journal: the same steps ask for the same
+model calls, which are answered from the record up to where it ends. So resuming needs no code of its own, and ends in
+the same bytes. The one thing that the record can't tell is when a budget in seconds ran out; `run.json` keeps the
+number of trials for that.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+import dspy
+
+from ..errors import RunError
+from ..metrics.base import Metric
+from ..metrics.statistics import Score, interval
+from ..models.engine import Decoding
+from ..models.lm import language_model
+from ..models.sampling import derive_seed
+from ..models.target import Target
+from ..optimizers.base import Budget, Candidate, Outcome, Row, Trial
+from ..optimizers.demos import Demo, pools, sets
+from ..optimizers.instructions import instructions_for
+from ..optimizers.joint import strategy_named
+from ..optimizers.search import Search, SearchResult
+from ..optimizers.space import FORMATS, PredictorSpace, Space, demo_counts, readouts_for
+from ..programs.schema import SearchSpec
+from ..programs.state import PredictorState, ReadOut
+from ..signatures import choices, write
+from .evaluator import Columns, ProgramEvaluator, candidate_of
+from .journal import Clock, JournaledEngine
+from .run_folder import RunFolder
+
+DEMO_SETS = 32
+SPLITS = ("dev", "test")
+
+
+@dataclass(frozen=True)
+class Task:
+    """Everything that decides a compile. `columns` maps predictor -> field -> the data's column of gold values."""
+
+    name: str
+    program: dspy.Module
+    metric: Metric
+    train: Sequence[Row]
+    dev: Sequence[Row]
+    test: Sequence[Row]
+    target: Target
+    columns: Columns
+    budget: Budget
+    seed: int = 0
+    optimizer: str = "joint"
+    search: SearchSpec = field(default_factory=SearchSpec)
+    fingerprint: str = ""
+
+
+class Reporter(Protocol):
+    """Who is told how a compile goes."""
+
+    def phase(self, name: str, share: float) -> None:
+        """A phase begins: `baseline`, `demos`, `search`, `test`. `share` of the budget is spent."""
+
+    def runs(self, done: int, seconds: float) -> None:
+        """So many program runs are done, so many seconds into the run."""
+
+    def trial(self, trial: Trial, share: float, seconds: float) -> None:
+        """A trial is over; `trial.best` says whether it is the best so far."""
+
+
+@dataclass(frozen=True)
+class Compilation:
+    """What a compile came to. Scores are by split, `dev` and `test` (where there is a test split).
+
+    `unread`: how many test answers could not be read, of the baseline and of the compiled program."""
+
+    task: Task
+    result: SearchResult
+    baseline: Mapping[str, Score]
+    compiled: Mapping[str, Score]
+    unread: Mapping[str, int]
+    ledger: Mapping[str, Any]
+    spent: Mapping[str, int]
+    seconds: float
+    folder: RunFolder
+
+    @property
+    def candidate(self) -> Candidate:
+        """The parameters that were chosen."""
+        return self.result.chosen.candidate
+
+
+def run_task(task: Task, folder: RunFolder, reporter: Reporter) -> Compilation:
+    """Compile `task` in `folder`. Raises `InputError` and `RunError`; the run can be taken up again after either."""
+    with folder:
+        folder.begin()
+        stopped = folder.read().get("search")
+        state: dict[str, Any] = {**_described(task), **({"search": stopped} if stopped else {})}
+        folder.write({**state, "status": "running"})
+        clock = Clock()
+        engine = JournaledEngine(task.target.engine, folder.calls, clock)
+        try:
+            return _run(task, folder, reporter, clock, engine, state)
+        except BaseException as error:
+            status = "failed" if isinstance(error, Exception) else "interrupted"
+            ended = {"ledger": asdict(engine.ledger), "seconds": round(clock.now(), 3)}
+            if not (isinstance(error, RunError) and isinstance(error.__cause__, OSError)):
+                folder.write({**state, "status": status, "reason": str(error) or type(error).__name__, **ended})
+            raise
+
+
+def _run(
+    task: Task, folder: RunFolder, reporter: Reporter, clock: Clock, engine: JournaledEngine, state: dict[str, Any]
+) -> Compilation:
+    evaluator = ProgramEvaluator(
+        task.program,
+        task.metric,
+        language_model(engine),
+        clock=clock,
+        columns=task.columns,
+        observer=lambda done: reporter.runs(done, clock.now()),
+    )
+    stopped = state.get("search")
+    budget = Budget(trials=stopped["trials"]) if stopped else task.budget
+    count = 0
+
+    def observe(trial: Trial) -> None:
+        nonlocal count
+        count += 1
+        folder.append_trial(trial_line(trial, clock.now()))
+        reporter.trial(trial, budget.share(evaluator, count), clock.now())
+
+    reporter.phase("baseline", 0.0)
+    baseline = candidate_of(task.program)
+    search = Search(evaluator, Space(()), task.dev, task.train, budget, task.seed, observe)
+    zero = search.baseline(baseline)
+    reporter.phase("demos", budget.share(evaluator, count))
+    search.space = make_space(task, evaluator, engine)
+    reporter.phase("search", budget.share(evaluator, count))
+    if budget.seconds is not None:
+        search.budget = Budget(budget.metric_calls, _time_for_search(budget.seconds, clock.now(), task))
+    factory = strategy_named(task.optimizer)
+    strategy = factory(search.space, seed=task.seed, baseline=zero.score, storage=f"sqlite:///{folder.study}")
+    result = search.run(zero, strategy)
+    state["search"] = stopped or {"trials": result.trials, "stopped_by": result.stopped_by}
+    folder.write({**state, "status": "running"})
+    reporter.phase("test", 1.0)
+    return _finish(task, folder, evaluator, engine, clock, result, state)
+
+
+def _time_for_search(seconds: float, baseline: float, task: Task) -> float:
+    """The budget in seconds less what the test split will take: both programs, at the baseline's pace at most."""
+    pace = baseline / max(1, len(task.dev))
+    return max(baseline, seconds - 2 * pace * len(task.test))
+
+
+def _finish(
+    task: Task,
+    folder: RunFolder,
+    evaluator: ProgramEvaluator,
+    engine: JournaledEngine,
+    clock: Clock,
+    result: SearchResult,
+    state: dict[str, Any],
+) -> Compilation:
+    seed = derive_seed(task.seed, "interval") % 2**32
+    spent = {"metric_calls": evaluator.spent, "trials": result.trials}
+    before = {"dev": interval(task.metric, result.baseline.measurements, seed)}
+    after = {"dev": interval(task.metric, result.chosen.measurements, seed)}
+    unread = {}
+    for name, trial, scores in (("baseline", result.baseline, before), ("compiled", result.chosen, after)):
+        if task.test:
+            outcomes = evaluator.run(trial.candidate, task.test)
+            scores["test"] = interval(task.metric, _measured(outcomes, name), seed)
+            unread[name] = sum(outcome.unread is not None for outcome in outcomes)
+    ledger = asdict(engine.ledger)
+    compilation = Compilation(task, result, before, after, unread, ledger, spent, clock.now(), folder)
+    folder.write({**state, **_outcome(compilation)})
+    return compilation
+
+
+def _measured(outcomes: Sequence[Outcome], name: str) -> list[Any]:
+    failed = [outcome.error for outcome in outcomes if outcome.error]
+    if failed:
+        raise RunError(
+            f"the {name} program failed on {len(failed)} of {len(outcomes)} test examples",
+            hint=f"The first failure: {failed[0]}",
+        )
+    return [outcome.measurement for outcome in outcomes]
+
+
+def make_space(task: Task, evaluator: ProgramEvaluator, engine: JournaledEngine) -> Space:
+    """The space of a task: demo pools are gathered, which may run the program on train."""
+    low, high = task.search.demos
+    found: Mapping[str, list[Demo]] = {name: [] for name in evaluator.signatures}
+    if high and task.train:
+        found = pools(evaluator, bootstrap_candidate(task.program), task.train)
+    parts = []
+    for name, signature in evaluator.signatures.items():
+        pool = found[name]
+        state = candidate_of(task.program).states[name]
+        formats = FORMATS if task.search.formats == "auto" else task.search.formats
+        readouts = None if task.search.readouts == "auto" else task.search.readouts
+        calibrations: tuple[str, ...] | None = None if task.search.calibrations == "auto" else task.search.calibrations
+        if not task.train:  # nothing to calibrate on but the content-free input
+            calibrations = tuple(m for m in calibrations or ("none", "contextual") if m in ("none", "contextual"))
+        parts.append(
+            PredictorSpace(
+                name,
+                signature,
+                instructions_for(signature, task.search.instructions),
+                demo_counts(low, high, len(pool)),
+                sets(pool, DEMO_SETS, high, seed=task.seed, name=name) if pool else (),
+                tuple(formats),
+                readouts_for(signature, readouts, calibrations),
+                search_decoding(signature, state.decoding, pool, engine),
+                task.search.decoding,
+            )
+        )
+    return Space(tuple(parts))
+
+
+def bootstrap_candidate(program: dspy.Module) -> Candidate:
+    """The parameters under which train is run to gather demos: the ones whose answers a small model gets right in
+    form.
+    """
+    states = {}
+    for name, state in candidate_of(program).states.items():
+        predictor = dict(program.named_predictors())[name]
+        labels = any(choices(output.annotation) for output in predictor.signature.output_fields.values())
+        readout = ReadOut(kind="choice" if labels else "text")
+        states[name] = state.model_copy(update={"format": "completion", "readout": readout})
+    return Candidate(states)
+
+
+def search_decoding(
+    signature: type[dspy.Signature], decoding: Decoding, pool: Sequence[Demo], engine: JournaledEngine
+) -> Decoding:
+    """The decoding settings of the search: `max_tokens` from the demos' own outputs, unless the user has set it.
+
+    Half as much again as the longest, and room for a format's scaffolding.
+    """
+    if "max_tokens" in decoding.model_fields_set or not pool:
+        return decoding
+    outputs = signature.output_fields
+
+    def length(demo: Demo) -> int:
+        texts = [write(demo[name], field.annotation) for name, field in outputs.items() if name in demo]
+        return sum(len(engine.tokenizer.encode(text)) for text in texts)
+
+    longest = max(length(demo) for demo in pool)
+    room = math.ceil(1.5 * longest) + 12 + 8 * len(outputs)
+    return decoding.model_copy(update={"max_tokens": room})
+
+
+def trial_line(trial: Trial, seconds: float) -> dict[str, Any]:
+    """A trial as a line of `trials.jsonl`."""
+    return {
+        "trial": trial.number,
+        "status": trial.status,
+        "params": dict(trial.params),
+        "candidate": trial.candidate.digest,
+        "examples": trial.examples,
+        "score": trial.score,
+        "estimate": trial.estimate,
+        "unread": trial.unread,
+        "best": trial.best,
+        **({"reason": trial.reason} if trial.reason else {}),
+        "scores": [round(measurement.score, 6) for measurement in trial.measurements],
+        "states": {name: _short(state) for name, state in trial.candidate.states.items()},
+        "seconds": round(seconds, 3),
+    }
+
+
+def _short(state: PredictorState) -> dict[str, Any]:
+    """A predictor's parameters, its demos counted only (their set and number stand in the trial's params)."""
+    return {**state.model_dump(mode="json", exclude={"demos"}), "demos": len(state.demos)}
+
+
+def _described(task: Task) -> dict[str, Any]:
+    return {
+        "name": task.name,
+        "seed": task.seed,
+        "target": asdict(task.target.description),
+        "metric": task.metric.name,
+        "optimizer": task.optimizer,
+        "budget": {"metric_calls": task.budget.metric_calls, "seconds": task.budget.seconds},
+        "examples": {"train": len(task.train), "dev": len(task.dev), "test": len(task.test)},
+        "fingerprint": task.fingerprint,
+    }
+
+
+def _outcome(compilation: Compilation) -> dict[str, Any]:
+    result = compilation.result
+    return {
+        "status": "finished",
+        "kept": "candidate" if result.accepted else "baseline",
+        "trial": result.chosen.number,
+        "baseline": {split: score.as_dict() for split, score in compilation.baseline.items()},
+        "compiled": {split: score.as_dict() for split, score in compilation.compiled.items()},
+        "paired": result.verdict.as_dict() if result.verdict is not None else None,
+        "unread": dict(compilation.unread),
+        "spent": dict(compilation.spent),
+        "ledger": dict(compilation.ledger),
+        "seconds": round(compilation.seconds, 3),
+    }

@@ -1,0 +1,172 @@
+"""The contracts of the search: candidates, outcomes, the evaluator it is given, and what a strategy is.
+
+The search knows a program only through an `Evaluator`, which runs a candidate on examples. A strategy proposes points
+of a search space and is told how each fared; it never calls the model itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import dspy
+
+from ..metrics.base import Measurement, Metric
+from ..programs.readout import Choice
+from ..programs.state import PredictorState
+
+
+class Row(Protocol):
+    """One example, as the search sees it."""
+
+    @property
+    def id(self) -> int:
+        """Its place in its data set."""
+
+    @property
+    def inputs(self) -> Mapping[str, Any]:
+        """The program's inputs."""
+
+    @property
+    def labels(self) -> Mapping[str, Any]:
+        """The gold outputs, and the gold values of intermediate fields where the data has them."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One value for every learnable parameter of every predictor, by the predictor's name."""
+
+    states: Mapping[str, PredictorState]
+
+    @property
+    def digest(self) -> str:
+        """A short content hash."""
+        plain = {name: state.model_dump(mode="json") for name, state in sorted(self.states.items())}
+        return hashlib.sha256(json.dumps(plain, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One predictor call within a program run."""
+
+    predictor: str
+    inputs: Mapping[str, Any]
+    outputs: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one example. Exactly one of these holds:
+
+    - the program answered: `prediction` and `measurement` are there;
+    - the model's text could not be read: `unread` says why, and `measurement` is the metric's worst;
+    - a call failed: `error` says why, and there is no measurement.
+    """
+
+    row: Row
+    measurement: Measurement | None = None
+    prediction: Mapping[str, Any] | None = None
+    unread: str | None = None
+    error: str | None = None
+    steps: tuple[Step, ...] = ()
+    choices: tuple[tuple[str, Choice], ...] = ()
+
+
+class Evaluator(Protocol):
+    """Runs candidates of one program on examples with one metric, and counts what it spends."""
+
+    @property
+    def signatures(self) -> Mapping[str, type[dspy.Signature]]:
+        """Each predictor's signature, by name, in the program's order."""
+
+    @property
+    def metric(self) -> Metric:
+        """The metric."""
+
+    @property
+    def spent(self) -> int:
+        """Program runs so far (a metric call each)."""
+
+    def elapsed(self) -> float:
+        """Seconds since the run began, the time before an interruption included."""
+
+    def run(self, candidate: Candidate, rows: Sequence[Row]) -> list[Outcome]:
+        """The outcome of each row, in order."""
+
+    def probe(self, candidate: Candidate, predictor: str, inputs: Mapping[str, Any]) -> list[Choice]:
+        """The choices that one predictor makes for `inputs`, outside the program."""
+
+    def prompt_tokens(self, candidate: Candidate, rows: Sequence[Row]) -> float:
+        """The mean number of prompt tokens of a program run on `rows`: what the prompt costs."""
+
+    def columns(self, predictor: str) -> Mapping[str, str]:
+        """Which column of the data holds the gold value of a predictor's field, where one does."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """When the search stops, whichever comes first. metric_calls: program runs; seconds: since the run began; trials:
+    the baseline included.
+    """
+
+    metric_calls: int | None = None
+    seconds: float | None = None
+    trials: int | None = None
+
+    def spent_on(self, evaluator: Evaluator, trials: int) -> str | None:
+        """Which limit is reached, None while none is."""
+        if self.trials is not None and trials >= self.trials:
+            return "trials"
+        if self.metric_calls is not None and evaluator.spent >= self.metric_calls:
+            return "metric_calls"
+        return "seconds" if self.seconds is not None and evaluator.elapsed() >= self.seconds else None
+
+    def share(self, evaluator: Evaluator, trials: int) -> float:
+        """How much of it is used up, 0 to 1."""
+        used = [trials / self.trials] if self.trials else [0.0]
+        if self.metric_calls:
+            used.append(evaluator.spent / self.metric_calls)
+        if self.seconds:
+            used.append(evaluator.elapsed() / self.seconds)
+        return min(1.0, max(used))
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A point of the search space: `params` by dimension, `key` for the strategy's own books."""
+
+    params: Mapping[str, Any]
+    key: int
+
+
+class Strategy(Protocol):
+    """What chooses the next point. One instance serves one search; it draws only from its own seeded generator."""
+
+    def propose(self) -> Proposal | None:
+        """The next point, or None when there is nothing left to try. Called again only after `observe`."""
+
+    def observe(self, proposal: Proposal, value: float, best: bool) -> None:
+        """How the point fared: its estimated score on all of dev, and whether it is the best so far."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One line of `trials.jsonl`. `status`: `complete` (ran on all of dev), `dropped` (a paired test gave it up after
+    `examples`), `failed` (`reason`). `score` is the aggregate on the examples seen, `estimate` the one for all of
+    dev.
+    """
+
+    number: int
+    params: Mapping[str, Any]
+    candidate: Candidate
+    status: str
+    examples: int
+    score: float | None
+    estimate: float | None
+    unread: int = 0
+    reason: str | None = None
+    best: bool = False
+    measurements: tuple[Measurement, ...] = field(default=(), repr=False)

@@ -1,0 +1,128 @@
+"""Calibration of choices: what to subtract from each label's log-likelihood.
+
+- contextual: the label's log-likelihood for content-free inputs (Zhao et al. 2021, arXiv 2102.09690; averaged over
+  `N/A`, `[MASK]` and the empty text, as there);
+- batch: its mean over unlabelled inputs (Zhou et al. 2023, arXiv 2309.17249);
+- bias: fitted on labelled rows by multinomial logistic regression with one bias per label and one common scale, drawn
+  towards the batch calibration by a ridge penalty. Only the argmax is used, so the scale divides out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..programs.readout import Choice
+from ..programs.state import Calibration, PredictorState
+from ..signatures import choices, write
+from .base import Candidate, Evaluator, Outcome, Row
+
+CONTENT_FREE = ("N/A", "[MASK]", "")
+BATCH_ROWS = 32
+BIAS_ROWS = 128
+RIDGE = 0.05
+
+
+def calibrate(evaluator: Evaluator, candidate: Candidate, methods: Mapping[str, str], rows: Sequence[Row]) -> Candidate:
+    """`candidate` with calibrations fitted for the predictors named in `methods` (predictor -> method).
+
+    rows: labelled rows, seldom or never among the demos; the first 32 serve `batch`, the first 128 `bias`.
+    """
+    states = dict(candidate.states)
+    contextual = {name for name, method in methods.items() if method == "contextual"}
+    for name in sorted(contextual):
+        states[name] = _with(states[name], "contextual", _contextual(evaluator, candidate, name))
+    sampled = {name: method for name, method in methods.items() if name not in contextual}
+    if sampled:
+        needed = BIAS_ROWS if "bias" in sampled.values() else BATCH_ROWS
+        outcomes = evaluator.run(candidate, rows[:needed])
+        for name, method in sorted(sampled.items()):
+            mine = outcomes if method == "bias" else outcomes[:BATCH_ROWS]
+            states[name] = _with(states[name], method, _from_outcomes(evaluator, name, method, mine))
+    return Candidate(states)
+
+
+def _with(state: PredictorState, method: Any, offsets: dict[str, dict[str, float]]) -> PredictorState:
+    calibration = Calibration(method=method, offsets=offsets) if offsets else None
+    return state.model_copy(update={"readout": state.readout.model_copy(update={"calibration": calibration})})
+
+
+def _rounded(labels: Sequence[str], offsets: NDArray[np.float64]) -> dict[str, float]:
+    """Offsets around 0, to four digits: what is written down is what was used."""
+    centred = offsets - offsets.mean()
+    return {label: round(float(offset), 4) for label, offset in zip(labels, centred, strict=True)}
+
+
+def _contextual(evaluator: Evaluator, candidate: Candidate, name: str) -> dict[str, dict[str, float]]:
+    inputs = evaluator.signatures[name].input_fields
+    seen = [evaluator.probe(candidate, name, dict.fromkeys(inputs, text)) for text in CONTENT_FREE]
+    by_field: dict[str, list[Choice]] = {}
+    for choice in (choice for probes in seen for choice in probes):
+        by_field.setdefault(choice.field, []).append(choice)
+    return {field: _rounded(made[0].labels, _totals(made).mean(axis=0)) for field, made in by_field.items()}
+
+
+def _totals(made: Sequence[Choice]) -> NDArray[np.float64]:
+    return np.array([choice.totals for choice in made], dtype=np.float64)
+
+
+def _from_outcomes(
+    evaluator: Evaluator, name: str, method: str, outcomes: Sequence[Outcome]
+) -> dict[str, dict[str, float]]:
+    signature, columns = evaluator.signatures[name], evaluator.columns(name)
+    offsets = {}
+    for field, output in signature.output_fields.items():
+        labels = choices(output.annotation)
+        if labels is None:
+            continue
+        made, gold = [], []
+        for outcome in outcomes:
+            mine = [choice for predictor, choice in outcome.choices if predictor == name and choice.field == field]
+            if mine:
+                value = {**outcome.row.inputs, **outcome.row.labels}.get(columns.get(field, ""))
+                made.append(mine[-1])
+                gold.append(None if value is None else write(value, output.annotation))
+        if not made:
+            continue
+        totals = _totals(made)
+        known = [place for place, label in enumerate(gold) if label in labels]
+        if method == "bias" and known:
+            answers = np.array([labels.index(str(gold[place])) for place in known])
+            offsets[field] = _rounded(labels, fit_bias(totals[known], answers, totals.mean(axis=0)))
+        else:
+            offsets[field] = _rounded(labels, totals.mean(axis=0))
+    return offsets
+
+
+def fit_bias(
+    totals: NDArray[np.float64], answers: NDArray[np.int64], prior: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """The offsets [K] that make the labels' log-likelihoods `totals` [n, K] predict `answers` [n] best.
+
+    Minimises the mean cross-entropy of softmax(s * totals - c) plus a ridge penalty on c around s * prior; returns c
+    / s. The problem is convex in (s, c); it is solved with BFGS from s = 1, c = prior. Deterministic.
+    """
+    from scipy.optimize import minimize
+    from scipy.special import logsumexp
+
+    rows = np.arange(len(answers))
+    centred = totals - prior
+
+    def loss(packed: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        scale, shift = packed[0], packed[1:]
+        logits = scale * centred - shift
+        normaliser = logsumexp(logits, axis=1)
+        value = float(np.mean(normaliser - logits[rows, answers])) + RIDGE * float(shift @ shift)
+        error = np.exp(logits - normaliser[:, None])
+        error[rows, answers] -= 1.0
+        error /= len(answers)
+        slope = np.concatenate([[float((error * centred).sum())], -error.sum(axis=0) + 2 * RIDGE * shift])
+        return value, slope
+
+    start = np.concatenate([[1.0], np.zeros(totals.shape[1])])
+    bounds = [(1e-3, None)] + [(None, None)] * totals.shape[1]
+    packed = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds).x
+    return np.asarray(prior + packed[1:] / packed[0], dtype=np.float64)

@@ -1,0 +1,180 @@
+"""The search space: for every predictor, instruction x demos x format x read-out x decoding settings.
+
+Dimensions are named `<predictor>.<dimension>`. A dimension is there only where it means something: a demo set when
+demos are shown, a calibration when an output is chosen by likelihood, decoding settings when something is generated.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import dspy
+
+from ..models.engine import Decoding
+from ..programs.state import FormatChoice, PredictorState, ReadOut
+from ..signatures import choices
+from .demos import Demo
+
+FORMATS: tuple[FormatChoice, ...] = ("completion", "turns", "turns_labelled", "chat", "dspy", "json", "xml")
+CALIBRATIONS = ("contextual", "batch", "bias")
+WHOLE = ("max_tokens", "top_k")
+
+
+class Suggest(Protocol):
+    """The part of an Optuna trial that the space draws from."""
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        """One of `choices`."""
+
+    def suggest_float(self, name: str, low: float, high: float) -> float:
+        """A number between `low` and `high`."""
+
+    def suggest_int(self, name: str, low: int, high: int) -> int:
+        """A whole number between `low` and `high`."""
+
+
+@dataclass(frozen=True)
+class PredictorSpace:
+    """The dimensions of one predictor. `demo_sets` are ordered draws; `demo_counts` says how many of one may be
+    shown.
+    """
+
+    name: str
+    signature: type[dspy.Signature]
+    instructions: tuple[str, ...]
+    demo_counts: tuple[int, ...]
+    demo_sets: tuple[tuple[Demo, ...], ...]
+    formats: tuple[FormatChoice, ...]
+    readouts: tuple[str, ...]
+    decoding: Decoding
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+    def suggest(self, trial: Suggest) -> dict[str, Any]:
+        """Draw a value for each dimension that applies."""
+        params: dict[str, Any] = {}
+
+        def categorical(dimension: str, values: Sequence[Any]) -> Any:
+            name = f"{self.name}.{dimension}"
+            params[name] = trial.suggest_categorical(name, values) if len(values) > 1 else values[0]
+            return params[name]
+
+        categorical("instruction", range(len(self.instructions)))
+        if categorical("demos", self.demo_counts):
+            categorical("demo_set", range(len(self.demo_sets)))
+        categorical("format", [_format_key(choice) for choice in self.formats])
+        readout = categorical("readout", self.readouts)
+        if self.generates(readout):
+            for setting, (low, high) in self.ranges.items():
+                name = f"{self.name}.{setting}"
+                whole = setting in WHOLE
+                params[name] = (
+                    trial.suggest_int(name, int(low), int(high)) if whole else trial.suggest_float(name, low, high)
+                )
+        return params
+
+    def generates(self, readout: str) -> bool:
+        """Whether any output is generated under this read-out."""
+        return not readout.startswith("choice") or not all(
+            choices(output.annotation) for output in self.signature.output_fields.values()
+        )
+
+    def state(self, params: Mapping[str, Any]) -> PredictorState:
+        """The predictor's parameters at a point, calibration left out (see `calibration`)."""
+        mine = {
+            name.rpartition(".")[2]: value for name, value in params.items() if name.rpartition(".")[0] == self.name
+        }
+        demos = self.demo_sets[mine["demo_set"]][: mine["demos"]] if mine.get("demos") else ()
+        settings = {setting: mine[setting] for setting in self.ranges if setting in mine}
+        return PredictorState(
+            instructions=self.instructions[mine["instruction"]],
+            demos=demos,
+            format=_format_choice(mine["format"]),
+            readout=ReadOut(kind=mine["readout"].partition("+")[0]),
+            decoding=Decoding.model_validate({**self.decoding.model_dump(), **settings}),
+        )
+
+    def calibration(self, params: Mapping[str, Any]) -> str | None:
+        """The calibration method at a point."""
+        return str(params[f"{self.name}.readout"]).partition("+")[2] or None
+
+
+def _format_key(choice: FormatChoice) -> str:
+    return choice if isinstance(choice, str) else json.dumps(choice, sort_keys=True)
+
+
+def _format_choice(key: str) -> FormatChoice:
+    return json.loads(key) if key.startswith("{") else key
+
+
+def readouts_for(
+    signature: type[dspy.Signature],
+    readouts: Sequence[str] | None = None,
+    calibrations: Sequence[str] | None = None,
+) -> tuple[str, ...]:
+    """The read-outs that a signature allows, of those wanted (None: all).
+
+    `constrained` is there where a type can be constrained, `choice` where an output has a finite set of values, and
+    with it the calibrations: `choice` alone is the calibration `none`. Where nothing wanted applies, `text` is left.
+    """
+    has_choices = any(choices(output.annotation) for output in signature.output_fields.values())
+    typed = any(output.annotation is not str for output in signature.output_fields.values())
+    text_inputs = all(given.annotation is str for given in signature.input_fields.values())
+    methods = ("none", *CALIBRATIONS) if calibrations is None else tuple(calibrations)
+    if not text_inputs:
+        methods = tuple(method for method in methods if method != "contextual")  # a content-free input is a text
+    chosen = tuple("choice" if method == "none" else f"choice+{method}" for method in methods) if has_choices else ()
+    possible = {"text": ("text",), "constrained": ("constrained",) if typed else (), "choice": chosen}
+    wanted = possible if readouts is None else readouts
+    return tuple(name for kind in wanted for name in possible[kind]) or ("text",)
+
+
+def demo_counts(low: int, high: int, available: int) -> tuple[int, ...]:
+    """How many demos may be shown: low, high, and powers of two between them, as far as there are demos."""
+    high = min(high, available)
+    low = min(low, high)
+    powers = [2**power for power in range(12) if low < 2**power < high]
+    return tuple(sorted({low, *powers, high}))
+
+
+@dataclass(frozen=True)
+class Space:
+    """The joint space of all predictors."""
+
+    predictors: tuple[PredictorSpace, ...]
+
+    def suggest(self, trial: Suggest) -> dict[str, Any]:
+        """Draw a point."""
+        return {name: value for part in self.predictors for name, value in part.suggest(trial).items()}
+
+    def states(self, params: Mapping[str, Any]) -> dict[str, PredictorState]:
+        """Every predictor's parameters at a point, calibrations left out."""
+        return {part.name: part.state(params) for part in self.predictors}
+
+    def calibrations(self, params: Mapping[str, Any]) -> dict[str, str]:
+        """The predictors that are to be calibrated at a point, with the method."""
+        found = {part.name: part.calibration(params) for part in self.predictors}
+        return {name: method for name, method in found.items() if method}
+
+    def starts(self) -> list[dict[str, Any]]:
+        """Points to try first: every format once, with all the demos and the read-out that reads most.
+
+        Formats decide more than anything else for small models, so none is left to chance.
+        """
+        points = []
+        for index in range(max(len(part.formats) for part in self.predictors)):
+            point: dict[str, Any] = {}
+            for part in self.predictors:
+                preferred = [r for r in ("choice+batch", "choice", "text") if r in part.readouts]
+                chosen = {
+                    "instruction": 0,
+                    "demos": part.demo_counts[-1],
+                    "demo_set": index % len(part.demo_sets) if part.demo_sets else None,
+                    "format": _format_key(part.formats[index % len(part.formats)]),
+                    "readout": preferred[0] if preferred else part.readouts[0],
+                }
+                point |= {f"{part.name}.{name}": value for name, value in chosen.items() if value is not None}
+            points.append(point)
+        return points
