@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from typing import Any, TypeAlias
 
 import dspy
 
-from ..errors import InputError, nearest
+from ..errors import InputError, RunError
 from ..metrics import Metric, Score, interval
 from ..metrics import metric as metric_of
 from ..models.lm import language_model
@@ -32,21 +31,23 @@ from ..programs.schema import MetricSpec, SearchSpec, Spec
 from ..programs.spec import load_spec
 from ..programs.state import PredictorState
 from .compiled import VERSIONS, Compiled, _version
-from .data import Example, Examples, from_dspy, load_examples
+from .data import Example, Examples, check_disjoint, from_dspy, load_examples
 from .evaluate import run_program
 from .evaluator import candidate_of, predictors_of, same_names
+from .options import check_options, optimize_options, source_of
 from .pipeline import Compilation, Reporter, Task, run_task
-from .run_folder import RUNS, fingerprint, open_run
+from .run_folder import RUNS, RunFolder, fingerprint, open_run
 
 Program: TypeAlias = dspy.Module
 Data = str | PathLike[str] | Examples | Sequence[Any]
 MetricLike = str | Mapping[str, Any] | Sequence[Any] | Callable[..., Any] | Metric
 
-DEFAULT_METRIC_CALLS = 2000
-
 
 class Silent:
     """A reporter that says nothing."""
+
+    def begin(self, task: Task, folder: RunFolder, recorded: int) -> None:
+        """See `Reporter.begin`."""
 
     def phase(self, name: str, share: float) -> None:
         """See `Reporter.phase`."""
@@ -95,9 +96,9 @@ def compile(
     metric: MetricLike | None = None,
     target: Target | str | None = None,
     budget: Budget | Mapping[str, float] | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     search: SearchSpec | Mapping[str, Any] | None = None,
-    optimizer: str = "joint",
+    optimizer: str | None = None,
     name: str | None = None,
     runs: str | PathLike[str] = RUNS,
     fresh: bool = False,
@@ -108,9 +109,10 @@ def compile(
     program: any `dspy.Module`, or the path of a YAML spec (see `compile_spec` for what is then read from it);
     trainset, devset, testset: lists of `dspy.Example`, `Examples`, or paths; without a devset, dev is split off the
     trainset; metric: a name, a mapping, a list, a `Metric` or a function `(example, prediction)`; target: default the
-    pulled `smollm2-135m`; budget: `{"metric_calls": 2000, "seconds": 600}`, whichever comes first; search: the keys
-    of the spec's `search`; runs: the folder of run folders; fresh: start anew even if an unfinished run could be
-    resumed.
+    pulled `smollm2-135m`; budget: `{"metric_calls": 2000, "seconds": 600}`, whichever comes first; seed: default 0, or
+    the spec's; search: the keys of the spec's `search`; optimizer: default `joint`; name: of the run and the file,
+    default the program's class; runs: the folder of run folders; fresh: start anew even if an unfinished run could be
+    resumed. No row may stand in two of the sets.
 
     Returns the compiled program, a callable `dspy.Module`; `.write(path)` keeps it. The baseline stays what it was
     where no candidate beats it by a paired test. Raises `InputError` for wrong input, `RunError` when the run fails;
@@ -120,42 +122,58 @@ def compile(
     >>> compiled(question="How tall is Ben Nevis?").label
     """
     if not isinstance(program, dspy.Module):
-        given = {"trainset": trainset, "devset": devset, "testset": testset, "metric": metric, "search": search}
-        superfluous = [key for key, value in given.items() if value not in (None, ())]
-        if superfluous:
-            raise InputError(f"{superfluous[0]} stands in the spec", hint="Change the spec, or load the program first.")
+        data = {"trainset": trainset, "devset": devset, "testset": testset}
+        _refuse(**data, metric=metric, search=search, optimizer=optimizer, name=name)
         from .from_spec import compile_spec
 
         return compile_spec(
             program,
             target=target,
-            budget=_budget(budget) if budget else None,
+            budget=optimize_options(budget, 0, None, "joint")[1] if budget else None,
+            seed=seed,
             fresh=fresh,
             runs=runs,
             reporter=reporter,
         )
     if metric is None:
         raise InputError("a compile needs a metric", expected="metric='exact_match', a function, ...")
+    options, limits = optimize_options(budget, seed or 0, search, optimizer or "joint")
+    program = program.program if isinstance(program, Compiled) else program
+    name = name or type(program).__name__.lower()
+    check_options(name, options.optimizer, options.search)
     adopted = program if isinstance(program, Graph) else adopt(program, PredictorState(format="dspy"))
-    read_metric = metric_of(metric)
-    train, dev = _examples(trainset, adopted), _examples(devset, adopted)
-    if not dev:
-        train, dev = split_dev(train, seed)
+    train, dev, test = _splits((trainset, devset, testset), adopted, options.seed)
     task = Task(
-        name=name or type(program).__name__.lower(),
+        name=name,
         program=adopted,
-        metric=read_metric,
+        metric=metric_of(metric),
         train=train,
         dev=dev,
-        test=_examples(testset, adopted),
+        test=test,
         target=_target(target),
         columns=same_names(adopted) if not isinstance(adopted, Graph) else adopted.columns,
-        budget=_budget(budget),
-        seed=seed,
-        optimizer=optimizer,
-        search=search if isinstance(search, SearchSpec) else SearchSpec.model_validate(dict(search or {})),
+        budget=limits,
+        seed=options.seed,
+        optimizer=options.optimizer,
+        search=options.search,
     )
-    return compile_task(task, metric_source=_source_of(metric), runs=Path(runs), fresh=fresh, reporter=reporter)
+    return compile_task(task, metric_source=source_of(metric), runs=Path(runs), fresh=fresh, reporter=reporter)
+
+
+def _refuse(**given: Any) -> None:
+    """Raise `InputError` for an argument beside a spec's path, which would be overlooked."""
+    superfluous = next((key for key, value in given.items() if value not in (None, ())), None)
+    if superfluous is not None:
+        raise InputError(f"{superfluous} stands in the spec", hint="Change the spec, or load the program first.")
+
+
+def _splits(data: Sequence[Data], program: Program, seed: int) -> tuple[Examples, Examples, Examples]:
+    """The train, dev and test examples. No row stands in two of them."""
+    train, dev, test = (_examples(part, program) for part in data)
+    if not dev:
+        train, dev = split_dev(train, seed)
+    check_disjoint(train=train, dev=dev, test=test)
+    return train, dev, test
 
 
 def compile_task(
@@ -177,6 +195,7 @@ def compile_task(
 
 def check_task(task: Task) -> None:
     """Raise `InputError` for what would make a compile meaningless."""
+    check_options(task.name, task.optimizer, task.search)
     if not predictors_of(task.program):
         raise InputError("the program calls no model: it has no predictors")
     if not task.dev:
@@ -192,7 +211,7 @@ def _identity_of(task: Task, metric_source: Any) -> dict[str, Any]:
         "metric": metric_source,
         "data": [[_row_text(row) for row in rows] for rows in (task.train, task.dev, task.test)],
         "target": task.target.engine.identity,
-        "budget": [task.budget.metric_calls, task.budget.seconds],
+        "budget": [task.budget.metric_calls, task.budget.seconds, task.budget.trials],
         "seed": task.seed,
         "optimizer": task.optimizer,
         "search": task.search.model_dump(mode="json"),
@@ -209,45 +228,26 @@ def _row_text(row: Row) -> str:
     return repr((sorted(row.inputs.items()), sorted(row.labels.items())))
 
 
-def _source_of(metric: Any) -> Any:
-    """What stands for a metric in a run's fingerprint: its source code, where it is a function."""
-    if callable(metric) and not isinstance(metric, Metric):
-        try:
-            return inspect.getsource(metric)
-        except (OSError, TypeError):
-            return repr(metric)
-    return metric.name if isinstance(metric, Metric) else metric
-
-
-def _budget(budget: Budget | Mapping[str, float] | None) -> Budget:
-    if isinstance(budget, Budget):
-        return budget
-    given = dict(budget or {})
-    unknown = next((key for key in given if key not in ("metric_calls", "seconds")), None)
-    if unknown is not None:
-        raise InputError(
-            f"unknown budget {unknown!r}",
-            expected="metric_calls, seconds",
-            nearest=nearest(unknown, ("metric_calls", "seconds")),
-        )
-    calls, seconds = given.get("metric_calls"), given.get("seconds")
-    if calls is None and seconds is None:
-        calls = DEFAULT_METRIC_CALLS
-    return Budget(None if calls is None else int(calls), seconds)
-
-
 def _target(target: Target | str | None) -> Target:
     return target if isinstance(target, Target) else open_target(target or DEFAULT_MODEL)
 
 
 def _examples(data: Data, program: Program) -> Examples:
-    """The examples of a Python program: which fields are inputs is what `dspy.Example.with_inputs` says."""
+    """Examples, checked against what is known of the program.
+
+    Of a Python program, which fields are inputs is what `dspy.Example.with_inputs` says.
+    """
     if isinstance(data, Examples):
         return data
     if isinstance(data, str | os.PathLike):
         inputs, outputs, extra = field_types_of(program)
         return load_examples(Path(data), inputs=inputs, outputs=outputs, extra=extra)
-    return from_dspy(list(data))
+    listed = list(data)
+    if not listed:
+        return Examples(())
+    if isinstance(program, Graph):
+        return from_dspy(listed, inputs=program.input_types, outputs=program.output_types, extra=program.label_types)
+    return from_dspy(listed)
 
 
 def field_types_of(program: Program) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
@@ -310,13 +310,13 @@ def evaluate(
 ) -> Evaluation:
     """Score a program on examples. See `compile` for the arguments; `seed` is the bootstrap interval's.
 
-    Raises `InputError` when every call failed, since there is nothing to score then.
+    Raises `RunError` when every call failed, since there is nothing to score then.
 
     >>> cuecard.evaluate(program, dev, "exact_match").score
     Score(value=0.61, low=0.54, high=0.67, n=200)
     """
     lm = language_model(_target(target).engine)
-    program = adopt(program, PredictorState(format="dspy"))
+    program = adopt(program.program if isinstance(program, Compiled) else program, PredictorState(format="dspy"))
     for predictor in predictors_of(program).values():
         predictor.lm = None
     rows = _examples(examples, program)
@@ -324,8 +324,10 @@ def evaluate(
     outcomes = run_program(program, rows, lm=lm, metric=read_metric, observer=observer)
     measured = [outcome.measurement for outcome in outcomes if outcome.measurement is not None]
     if not measured:
-        failed = next((outcome.error for outcome in outcomes if outcome.error), "there are no examples")
-        raise InputError(f"no example has a score: {failed}")
+        failed = next((outcome.error for outcome in outcomes if outcome.error), None)
+        if failed is None:
+            raise InputError("there are no examples")
+        raise RunError(f"all {len(outcomes)} examples failed", hint=f"The first failure: {failed}")
     return Evaluation(interval(read_metric, measured, seed), tuple(outcomes))
 
 

@@ -7,6 +7,7 @@ same bytes.
 
 from __future__ import annotations
 
+from copy import deepcopy
 from importlib.metadata import PackageNotFoundError, version
 from os import PathLike
 from pathlib import Path
@@ -50,8 +51,13 @@ class Compiled(dspy.Module):
         write_atomic(place, dump_yaml(self.spec.to_data()))
         return place
 
-    def __deepcopy__(self, memo: object) -> Compiled:
-        return Compiled(self.compilation, self.spec)
+    def __deepcopy__(self, memo: dict[int, Any]) -> Compiled:
+        """The program is copied as it is now; how it came about is shared."""
+        copy: Compiled = Compiled.__new__(Compiled)
+        memo[id(self)] = copy
+        for name, value in vars(self).items():
+            copy.__dict__[name] = value if name in ("compilation", "spec") else deepcopy(value, memo)
+        return copy
 
 
 def compiled_spec(compilation: Compilation, spec: Spec | None = None) -> Spec:

@@ -129,7 +129,9 @@ class _Columns:
         return tuple(dict.fromkeys(name for row in rows for name in row.value if name not in types))
 
     def _types(self) -> dict[str, Any]:
-        return {**self.extra, **self.outputs, **self.inputs}
+        names = dict.fromkeys((*self.inputs, *self.outputs, *self.extra))
+        types = {**self.extra, **self.outputs, **self.inputs}
+        return {name: types[name] for name in names}
 
     def _required(self) -> list[str]:
         return [*self.inputs, *(self.outputs if self.require_outputs else ())]

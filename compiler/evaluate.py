@@ -30,6 +30,7 @@ from ..programs.readout import recorded_choices
 logger = logging.getLogger("cuecard")
 
 MOST_WORKERS = 256
+ERROR_PARTS = ("path", "line", "field", "expected", "nearest", "hint")
 
 Observer = Callable[[int], None]
 
@@ -94,6 +95,22 @@ def run_program(
     return [outcome for outcome in outcomes if outcome is not None]
 
 
+def measured(program: dspy.Module, outcomes: Sequence[Outcome], metric: Metric) -> list[Measurement]:
+    """What `metric` says of outcomes that are there already; those whose call failed have no measurement.
+
+    Raises `RunError` when the metric breaks.
+    """
+    gold = frozenset(program.output_types) if isinstance(program, Graph) else None
+    found: list[Measurement] = []
+    for outcome in outcomes:
+        labels = _gold(outcome.row, gold)
+        if outcome.unread is not None:
+            found.append(metric.worst(labels))
+        elif outcome.prediction is not None:
+            found.append(_measure(metric, outcome.row, labels, outcome.prediction))
+    return found
+
+
 def _one(
     program: dspy.Module, row: Row, metric: Metric | None, names: Mapping[int, str], gold: frozenset[str] | None
 ) -> Outcome:
@@ -101,20 +118,38 @@ def _one(
     with dspy.context(trace=trace), recorded_choices() as choices:
         try:
             prediction = program(**row.inputs)
+            values = _values(prediction)
         except (ReadError, AdapterParseError) as error:
             worst = metric.worst(_gold(row, gold)) if metric is not None else None
             return Outcome(row, worst, None, unread=_line(error), steps=_steps(trace, names))
-        except (RequestFailed, PromptTooLong) as error:
-            return Outcome(row, error=_line(error))
-        except CuecardError:
-            raise
         except Exception as error:
-            logger.debug("the program broke on example %s", row.id, exc_info=True)
-            return Outcome(row, error=f"the program broke: {type(error).__name__}: {_line(error)}")
-    values = dict(prediction.items()) if isinstance(prediction, dspy.Prediction) else dict(prediction)
-    measurement = _measure(metric, row, _gold(row, gold), prediction)
+            return _failed(row, error)
+    measurement = None if metric is None else _measure(metric, row, _gold(row, gold), prediction)
     made = tuple((names[choice.predictor], choice) for choice in choices if choice.predictor in names)
     return Outcome(row, measurement, values, None, None, _steps(trace, names), made)
+
+
+def _values(prediction: Any) -> dict[str, Any]:
+    """The fields that a program gave."""
+    if not isinstance(prediction, dspy.Prediction | Mapping):
+        raise TypeError(f"it gave a {type(prediction).__name__}, and not a dspy.Prediction")
+    return dict(prediction.items())
+
+
+def _failed(row: Row, error: Exception) -> Outcome:
+    """What became of a row whose program raised `error`. Raises what is not this row's own affair.
+
+    DSPy's own calls of the LM wrap our errors in theirs.
+    """
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, InputError | RunError):
+        cause = cause.__cause__
+    if isinstance(cause, RequestFailed | PromptTooLong):
+        return Outcome(row, error=_line(cause))
+    if cause is not None:
+        raise cause
+    logger.debug("the program broke on example %s", row.id + 1, exc_info=error)
+    return Outcome(row, error=f"the program broke: {type(error).__name__}: {_line(error)}")
 
 
 def _gold(row: Row, fields: frozenset[str] | None) -> dict[str, Any]:
@@ -122,16 +157,18 @@ def _gold(row: Row, fields: frozenset[str] | None) -> dict[str, Any]:
     return {name: value for name, value in row.labels.items() if fields is None or name in fields}
 
 
-def _measure(metric: Metric | None, row: Row, gold: Mapping[str, Any], prediction: Any) -> Measurement | None:
-    if metric is None:
-        return None
+def _measure(metric: Metric, row: Row, gold: Mapping[str, Any], prediction: Any) -> Measurement:
+    number = row.id + 1
     try:
         return metric.measure(gold, prediction)
+    except InputError as error:
+        parts: dict[str, Any] = {name: getattr(error, name) for name in ERROR_PARTS}
+        raise InputError(f"{error.message}, on example {number}", **parts) from error
     except CuecardError:
         raise
     except Exception as error:
         raise RunError(
-            f"the metric {metric.name!r} broke on example {row.id}: {type(error).__name__}: {error}",
+            f"the metric {metric.name!r} broke on example {number}: {type(error).__name__}: {error}",
             hint="A metric must give a number for every prediction.",
         ) from error
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import dspy
 
-from ..errors import CuecardError
+from ..errors import ReadError
 from ..metrics.base import Metric
-from ..models.gather import Gatherer
+from ..models.gather import Gatherer, RequestFailed
 from ..models.lm import bridge_of
 from ..optimizers.base import Candidate, Outcome, Row
 from ..programs.formats.registry import format_named
@@ -33,10 +33,11 @@ def candidate_of(program: dspy.Module) -> Candidate:
 
 
 def apply(program: dspy.Module, candidate: Candidate) -> dspy.Module:
-    """A copy of `program` with the candidate's parameters."""
+    """A copy of `program` with the candidate's parameters. Its predictors run on the LM of the context they run in."""
     copy = program.deepcopy()
     for name, predictor in predictors_of(copy).items():
         predictor.state = candidate.states[name]
+        predictor.lm = None
     return copy
 
 
@@ -110,7 +111,7 @@ class ProgramEvaluator:
         with dspy.context(lm=self._lm), recorded_choices() as made:
             try:
                 part(**inputs)
-            except CuecardError:
+            except (ReadError, RequestFailed, PromptTooLong):
                 return []
         return made
 

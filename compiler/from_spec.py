@@ -9,16 +9,19 @@ from typing import Any
 from ..errors import InputError
 from ..metrics import Metric
 from ..metrics import metric as metric_of
+from ..models.catalogue import CATALOGUE
+from ..models.pull import Progress
 from ..models.target import DEFAULT_MODEL, Target
 from ..models.target import target as open_target
 from ..optimizers.base import Budget
 from ..optimizers.joint import strategy_named
 from ..programs.graph import Graph, build
-from ..programs.schema import Spec
+from ..programs.schema import ModelSpec, Spec
 from ..programs.spec import load_spec
-from .api import DEFAULT_METRIC_CALLS, compile_task
+from .api import compile_task
 from .compiled import Compiled
 from .data import Examples, check_disjoint, load_examples, split
+from .options import DEFAULT_METRIC_CALLS
 from .pipeline import Reporter, Task
 from .run_folder import RUNS
 
@@ -30,6 +33,8 @@ def compile_spec(
     path: str | PathLike[str],
     *,
     target: Target | str | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
     budget: Budget | None = None,
     seed: int | None = None,
     fresh: bool = False,
@@ -41,7 +46,8 @@ def compile_spec(
 ) -> Compiled:
     """Compile a YAML spec and write `NAME.compiled.yaml` beside it (or `output`).
 
-    target: default the spec's `model`, then `smollm2-135m`; budget and seed: default the spec's; runs: default
+    target, device, dtype: default the spec's `model`, then `smollm2-135m`; a model or dtype that is given stands in the
+    compiled program's `model`, since it was compiled for that; budget and seed: default the spec's; runs: default
     `.cuecard/runs` in the current folder; allow_outside: paths may leave the spec's folder; allow_code: a metric may
     be `module:function`. Everything is checked before the model is opened. Raises `InputError` and `RunError`.
     """
@@ -61,7 +67,7 @@ def compile_spec(
         train=splits["train"],
         dev=splits["dev"],
         test=splits["test"],
-        target=spec_target(spec, target),
+        target=spec_target(spec, target, device=device, dtype=dtype),
         columns=program.columns,
         budget=budget or spec_budget(spec),
         seed=spec.optimize.seed if seed is None else seed,
@@ -69,8 +75,9 @@ def compile_spec(
         search=spec.optimize.search,
     )
     source = spec.to_data().get("metric")
+    made_for = with_model(spec, target, dtype)
     compiled = compile_task(
-        task, metric_source=source, runs=Path(runs or RUNS), fresh=fresh, reporter=reporter, spec=spec
+        task, metric_source=source, runs=Path(runs or RUNS), fresh=fresh, reporter=reporter, spec=made_for
     )
     compiled.write(output or compiled_path(Path(path)))
     return compiled
@@ -90,15 +97,49 @@ def spec_metric(spec: Spec, *, allow_code: bool = False) -> Metric | None:
     return metric_of(given, allow_code=allow_code, path=spec.path, line=spec.line("metric"), folder=spec.folder)
 
 
-def spec_target(spec: Spec, target: Target | str | None = None) -> Target:
-    """The target to use: the one given, else the spec's `model`, else the default."""
+def spec_target(
+    spec: Spec,
+    target: Target | str | None = None,
+    *,
+    device: str | None = None,
+    dtype: str | None = None,
+    progress: Progress | None = None,
+) -> Target:
+    """The target to use: the one given, else the spec's `model`, else the default; device and dtype likewise."""
     if isinstance(target, Target):
         return target
-    if target is not None or spec.model is None:
-        return open_target(target or DEFAULT_MODEL)
+    ours = spec.model if target is None else None
+    return open_target(
+        target or spec_model(spec),
+        device=device or (ours.device if ours else None) or "auto",
+        dtype=dtype or (ours.dtype if ours else None) or "auto",
+        progress=progress,
+    )
+
+
+def spec_model(spec: Spec) -> str:
+    """The spec's `model`, as `models.loading.find` takes it; the default where it names none.
+
+    A folder or file beside the spec goes before a name.
+    """
+    if spec.model is None:
+        return DEFAULT_MODEL
     beside = spec.folder / spec.model.id
-    reference = str(beside) if beside.exists() else spec.model.id
-    return open_target(reference, device=spec.model.device or "auto", dtype=spec.model.dtype or "auto")
+    return str(beside) if beside.exists() else spec.model.id
+
+
+def with_model(spec: Spec, target: Target | str | None, dtype: str | None) -> Spec:
+    """The spec with the model and the dtype that were given in place of its own. A folder or file as a whole path."""
+    if not isinstance(target, str) and dtype is None:
+        return spec
+    given: dict[str, Any] = spec.model.model_dump(exclude_unset=True) if spec.model else {"id": DEFAULT_MODEL}
+    if isinstance(target, str):
+        kept = {"options": given["options"]} if "options" in given else {}
+        named = target not in CATALOGUE and Path(target).expanduser().exists()
+        given = {"id": str(Path(target).expanduser().resolve()) if named else target, **kept}
+    if dtype is not None:
+        given["dtype"] = dtype
+    return spec.model_copy(update={"model": ModelSpec.model_validate(given)})
 
 
 def spec_budget(spec: Spec) -> Budget:

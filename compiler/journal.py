@@ -10,12 +10,14 @@ where it stood then.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -35,6 +37,8 @@ from ..models.engine import (
 Request = GenerateRequest | ScoreRequest
 Result = Generation | Scores | Failure
 R = TypeVar("R", GenerateRequest, ScoreRequest)
+
+HEAD = b'{"batch":'  # how the line that begins a batch begins
 
 
 class Clock:
@@ -149,7 +153,7 @@ class JournaledEngine:
     # The file
 
     def _write(self, requests: dict[str, R], results: Sequence[Result], cost: Ledger) -> None:
-        number = len(self._batches) if not self._batches else max(self._batches) + 1
+        number = max(self._batches, default=-1) + 1
         batch = _Batch(number, round(self._clock.now(), 3), cost)
         lines = [{"batch": number, "calls": len(requests), "elapsed": batch.elapsed, "ledger": asdict(cost)}]
         previous: tuple[int, ...] = ()
@@ -161,12 +165,19 @@ class JournaledEngine:
         self._replayed.add(number)
         self._ledger = self._ledger + cost
         text = "".join(json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n" for line in lines)
+        self._append(text.encode("utf-8", "surrogatepass"))
+
+    def _append(self, content: bytes) -> None:
+        """Add whole lines, or, where there is no room for them, nothing: others may write before the run ends."""
+        size = self._path.stat().st_size if self._path.exists() else 0
         try:
             with self._path.open("ab") as file:
-                file.write(text.encode())
+                file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
+            with contextlib.suppress(OSError):
+                os.truncate(self._path, size)
             raise RunError(
                 f"can't write the record of model calls: {error.strerror}",
                 path=self._path,
@@ -176,42 +187,38 @@ class JournaledEngine:
     def _load(self) -> None:
         """Read the journal up to its last whole batch, and cut off what follows."""
         data = self._path.read_bytes() if self._path.exists() else b""
-        whole, position = 0, 0
-        lines = iter(data.splitlines(keepends=True))
-        for number, line in enumerate(lines, start=1):
-            position += len(line)
-            head = self._parse(line, number, last=position == len(data))
-            if head is None:
+        lines = data.splitlines(keepends=True)
+        if lines and not lines[-1].endswith(b"\n"):
+            lines.pop()
+        heads = [place for place, line in enumerate(lines) if line.startswith(HEAD)]
+        whole = 0
+        for first, end in pairwise(sorted({0, *heads, len(lines)})):
+            try:
+                self._take(lines[first:end])
+            except (ValueError, TypeError, LookupError) as error:
+                if end < len(lines):
+                    raise InputError(
+                        "not a record of model calls",
+                        path=self._path,
+                        line=first + 1,
+                        expected="a batch with all its calls",
+                        hint="Remove the run's folder, or compile with --fresh.",
+                    ) from error
                 break
-            members = [member for _, member in zip(range(head["calls"]), lines, strict=False)]
-            position += sum(map(len, members))
-            if len(members) < head["calls"] or not members[-1].endswith(b"\n"):
-                break
-            self._batches[head["batch"]] = _Batch(head["batch"], head["elapsed"], Ledger(**head["ledger"]))
-            for member in members:
-                record = json.loads(member)
-                self._known[record["key"]] = (_result(record), head["batch"])
-            whole = position
-        self._recorded = len(self._known)
+            whole += sum(map(len, lines[first:end]))
         if whole < len(data):
-            with self._path.open("r+b") as file:
-                file.truncate(whole)
+            os.truncate(self._path, whole)
+        self._recorded = len(self._known)
 
-    def _parse(self, line: bytes, number: int, *, last: bool) -> dict[str, Any] | None:
-        try:
-            head = json.loads(line)
-            if isinstance(head, dict) and "batch" in head:
-                return head
-        except json.JSONDecodeError:
-            if last:
-                return None
-        raise InputError(
-            "not a record of model calls",
-            path=self._path,
-            line=number,
-            expected="a line that begins a batch",
-            hint="Remove the run's folder, or compile with --fresh.",
-        )
+    def _take(self, lines: Sequence[bytes]) -> None:
+        """Read one batch: its head, then its calls. Raises what Python raises for lines that are something else."""
+        head, *records = map(json.loads, lines)
+        if len(records) != head["calls"]:
+            raise ValueError("the batch is not whole")
+        batch = _Batch(int(head["batch"]), float(head["elapsed"]), Ledger(**head["ledger"]))
+        known = {record["key"]: (_result(record), batch.number) for record in records}
+        self._batches[batch.number] = batch
+        self._known.update(known)
 
 
 def _describe(request: Request, previous: tuple[int, ...], tokenizer: Tokenizer) -> dict[str, Any]:

@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
 import dspy
 
-from ..errors import RunError
+from ..errors import InputError, RunError
 from ..metrics.base import Metric
 from ..metrics.statistics import Score, interval
-from ..models.engine import Decoding
+from ..models.engine import Decoding, Turn
 from ..models.lm import language_model
 from ..models.sampling import derive_seed
 from ..models.target import Target
@@ -29,7 +29,7 @@ from ..optimizers.joint import strategy_named
 from ..optimizers.search import Search, SearchResult
 from ..optimizers.space import FORMATS, PredictorSpace, Space, demo_counts, readouts_for
 from ..programs.schema import SearchSpec
-from ..programs.state import PredictorState, ReadOut
+from ..programs.state import FormatChoice, PredictorState, ReadOut
 from ..signatures import choices, write
 from .evaluator import Columns, ProgramEvaluator, candidate_of
 from .journal import Clock, JournaledEngine
@@ -60,6 +60,9 @@ class Task:
 
 class Reporter(Protocol):
     """Who is told how a compile goes."""
+
+    def begin(self, task: Task, folder: RunFolder, recorded: int) -> None:
+        """The run begins in `folder`, which holds `recorded` model calls of its earlier lives."""
 
     def phase(self, name: str, share: float) -> None:
         """A phase begins: `baseline`, `demos`, `search`, `test`. `share` of the budget is spent."""
@@ -103,6 +106,7 @@ def run_task(task: Task, folder: RunFolder, reporter: Reporter) -> Compilation:
         clock = Clock()
         engine = JournaledEngine(task.target.engine, folder.calls, clock)
         try:
+            reporter.begin(task, folder, engine.recorded)
             return _run(task, folder, reporter, clock, engine, state)
         except BaseException as error:
             status = "failed" if isinstance(error, Exception) else "interrupted"
@@ -141,7 +145,7 @@ def _run(
     search.space = make_space(task, evaluator, engine)
     reporter.phase("search", budget.share(evaluator, count))
     if budget.seconds is not None:
-        search.budget = Budget(budget.metric_calls, _time_for_search(budget.seconds, clock.now(), task))
+        search.budget = replace(budget, seconds=_time_for_search(budget.seconds, clock.now(), task))
     factory = strategy_named(task.optimizer)
     strategy = factory(search.space, seed=task.seed, baseline=zero.score, storage=f"sqlite:///{folder.study}")
     result = search.run(zero, strategy)
@@ -202,7 +206,6 @@ def make_space(task: Task, evaluator: ProgramEvaluator, engine: JournaledEngine)
     for name, signature in evaluator.signatures.items():
         pool = found[name]
         state = candidate_of(task.program).states[name]
-        formats = FORMATS if task.search.formats == "auto" else task.search.formats
         readouts = None if task.search.readouts == "auto" else task.search.readouts
         calibrations: tuple[str, ...] | None = None if task.search.calibrations == "auto" else task.search.calibrations
         if not task.train:  # nothing to calibrate on but the content-free input
@@ -214,13 +217,24 @@ def make_space(task: Task, evaluator: ProgramEvaluator, engine: JournaledEngine)
                 instructions_for(signature, task.search.instructions),
                 demo_counts(low, high, len(pool)),
                 sets(pool, DEMO_SETS, high, seed=task.seed, name=name) if pool else (),
-                tuple(formats),
+                search_formats(task.search, engine),
                 readouts_for(signature, readouts, calibrations),
                 search_decoding(signature, state.decoding, pool, engine),
                 task.search.decoding,
             )
         )
     return Space(tuple(parts))
+
+
+def search_formats(search: SearchSpec, engine: JournaledEngine) -> tuple[FormatChoice, ...]:
+    """The formats that are searched. A model without a chat template has only those without one."""
+    if search.formats != "auto":
+        return search.formats
+    try:
+        engine.tokenizer.chat([Turn("user", "")])
+    except InputError:
+        return ("completion",)
+    return FORMATS
 
 
 def bootstrap_candidate(program: dspy.Module) -> Candidate:
@@ -257,7 +271,7 @@ def search_decoding(
 
 
 def trial_line(trial: Trial, seconds: float) -> dict[str, Any]:
-    """A trial as a line of `trials.jsonl`."""
+    """A trial as a line of `trials.jsonl`. `scores`, where it is complete, follow dev in a fixed order."""
     return {
         "trial": trial.number,
         "status": trial.status,
@@ -269,7 +283,7 @@ def trial_line(trial: Trial, seconds: float) -> dict[str, Any]:
         "unread": trial.unread,
         "best": trial.best,
         **({"reason": trial.reason} if trial.reason else {}),
-        "scores": [round(measurement.score, 6) for measurement in trial.measurements],
+        **({"scores": [round(m.score, 6) for m in trial.measurements]} if trial.status == "complete" else {}),
         "states": {name: _short(state) for name, state in trial.candidate.states.items()},
         "seconds": round(seconds, 3),
     }
@@ -287,7 +301,7 @@ def _described(task: Task) -> dict[str, Any]:
         "target": asdict(task.target.description),
         "metric": task.metric.name,
         "optimizer": task.optimizer,
-        "budget": {"metric_calls": task.budget.metric_calls, "seconds": task.budget.seconds},
+        "budget": {name: limit for name, limit in asdict(task.budget).items() if name != "trials" or limit},
         "examples": {"train": len(task.train), "dev": len(task.dev), "test": len(task.test)},
         "fingerprint": task.fingerprint,
     }

@@ -69,7 +69,7 @@ def partial(
             query, key, value, 0.0, causal, attn_mask=mask, scale=scale
         )
         return out, lse
-    scores = torch.matmul(query, key.transpose(-1, -2)).float() * scale
+    scores = torch.matmul(query * scale, key.transpose(-1, -2)).float()  # unscaled, they overflow float16
     if causal:
         rows = torch.arange(query.shape[-2], device=query.device)
         scores = scores.masked_fill(rows[:, None] < rows[None, :], float("-inf"))

@@ -27,16 +27,27 @@ class Constraints:
     def matcher(self, grammar: str) -> Matcher:
         """A matcher at the start of `grammar` (Lark syntax). Raises `InputError` when the grammar can't be compiled."""
         from llguidance import LLMatcher
-        from llguidance.hf import from_tokenizer
 
-        if self._ready is None:
-            self._ready = from_tokenizer(self.tokenizer, n_vocab=self.vocabulary, eos_token=list(self.ends))
         if grammar not in self._compiled:
-            matcher = LLMatcher(self._ready, LLMatcher.grammar_from_lark(grammar))
+            matcher = LLMatcher(self._tokens(), LLMatcher.grammar_from_lark(grammar), log_level=0)
             if matcher.is_error():
                 raise InputError(f"the grammar can't be compiled: {matcher.get_error()}", field="grammar")
             self._compiled[grammar] = matcher
         return Matcher(self._compiled[grammar].deep_copy(), self.vocabulary)
+
+    def _tokens(self) -> Any:
+        """The tokenizer as llguidance wants it. Raises `InputError` where it can't be had."""
+        from llguidance.hf import from_tokenizer
+
+        if self._ready is None:
+            try:
+                self._ready = from_tokenizer(self.tokenizer, n_vocab=self.vocabulary, eos_token=list(self.ends))
+            except ValueError as error:
+                raise InputError(
+                    f"no grammar can be used with this model: {error}",
+                    expected="a fast tokenizer whose tokens the model all has, and a token that ends a text",
+                ) from error
+        return self._ready
 
 
 @dataclass
@@ -57,5 +68,10 @@ class Matcher:
 
     @property
     def finished(self) -> bool:
-        """Whether nothing but the end can follow."""
+        """Whether nothing but the end can follow; also after an error."""
         return bool(self.state.is_stopped())
+
+    @property
+    def error(self) -> str:
+        """Why the grammar could not be followed to here (it became too complex, say); empty while all is well."""
+        return str(self.state.get_error()).partition("\n<state>")[0]

@@ -7,6 +7,7 @@ packed when a quarter of it is idle.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,7 +21,8 @@ from .sampling import Sampler
 from .tree import TokenTree
 
 GROW = 32
-SHARED_BY = 4  # a segment above fewer samples than this is copied into their caches
+SHARED_BY = 4  # a segment above fewer samples than this is copied into their caches,
+SHARED_TOKENS = 32  # and so is a shorter one: a product of its own would cost more than the copies
 
 
 @dataclass
@@ -137,15 +139,24 @@ class DecodePlan:
         self.shared = shared
 
 
+def cache_width(tree: TokenTree, rows: Sequence[Row]) -> int:
+    """How many tokens a sample's own cache must hold at most when `rows` decode together."""
+    return max(map(len, _shared_and_own(tree, rows)[1])) + max(row.limit for row in rows)
+
+
 def _shared_and_own(
-    tree: TokenTree, rows: list[Row]
+    tree: TokenTree, rows: Sequence[Row]
 ) -> tuple[list[tuple[int, int, int, int]], list[np.ndarray[tuple[int], np.dtype[np.int64]]]]:
     """Which segments stay shared, as (first key, last key, first row, last row), and each row's own flat indices."""
     below: dict[int, list[int]] = {}
     for place, row in enumerate(rows):
         for segment in tree.path(row.leaf):
             below.setdefault(segment, []).append(place)
-    shared = {segment for segment, places in below.items() if len(places) >= SHARED_BY}
+    shared = {
+        segment
+        for segment, places in below.items()
+        if len(places) >= SHARED_BY and tree.segments[segment].end - tree.segments[segment].start >= SHARED_TOKENS
+    }
     ranges = [(tree.segments[s].start, tree.segments[s].end, below[s][0], below[s][-1] + 1) for s in sorted(shared)]
     own = []
     for row in rows:

@@ -66,6 +66,11 @@ class Gatherer:
                 self._local.order = None
                 self._condition.notify_all()
 
+    @property
+    def item(self) -> int | None:
+        """The item that this thread works on; None in a thread that has not said."""
+        return getattr(self._local, "order", None)
+
     def working_on(self, order: int) -> None:
         """This worker's next calls belong to the item `order`, which fixes their place in a batch."""
         self._local.order = order
@@ -80,7 +85,7 @@ class Gatherer:
         return cast(Scores, self._call(request))
 
     def _call(self, request: GenerateRequest | ScoreRequest) -> Generation | Scores:
-        order: int | None = getattr(self._local, "order", None)
+        order = self.item
         if order is None:
             call = _Call(request, None)
         else:
@@ -89,12 +94,17 @@ class Gatherer:
         with self._condition:
             (self._strays if call.order is None else self._calls).append(call)
             self._condition.notify_all()
-            while not call.done:
-                batch = self._next_batch()
-                if batch:
-                    self._flush(batch)
-                else:
-                    self._condition.wait()
+            try:
+                while not call.done:
+                    batch = self._next_batch()
+                    if batch:
+                        self._flush(batch)
+                    else:
+                        self._condition.wait()
+            except BaseException:  # interrupted while waiting: nobody wants the answer any more
+                for queue in (self._calls, self._strays):
+                    queue[:] = [other for other in queue if other is not call]
+                raise
         if call.error is not None:
             raise call.error
         if isinstance(call.result, Failure):

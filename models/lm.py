@@ -14,6 +14,7 @@ from typing import Any
 
 import dspy
 from dspy import lm15
+from pydantic import ValidationError
 
 from .engine import Decoding, Engine, GenerateRequest, Turn
 from .gather import Gatherer, RequestFailed
@@ -21,6 +22,7 @@ from .sampling import derive_seed
 
 EXTENSION = "cuecard"
 EXTENSIONS = ("min_p", "repetition_penalty", "grammar", "prefill", "raw")
+UNSUPPORTED = ("logprobs", "probabilities", "reasoning")
 DEFAULT_MAX_TOKENS = 256
 
 
@@ -30,7 +32,8 @@ class EngineBridge:
     What DSPy's `Config` has no word for goes into `Config.extensions["cuecard"]`: `min_p`, `repetition_penalty`,
     `grammar` (Lark), `prefill` (the start of the assistant's turn), `raw` (true: the messages' text without a chat
     template). A request that is repeated word for word at a temperature above 0 gets a fresh seed each time, derived
-    from how often it was made, because DSPy asks for `n` samples as `n` equal requests.
+    from how often it was made (for the same item, see `Gatherer.working_on`), because DSPy asks for `n` samples as `n`
+    equal requests.
     """
 
     supports_function_calling = False
@@ -63,6 +66,9 @@ class EngineBridge:
             raise lm15.InvalidRequestError(f"unknown extension {unknown[0]!r}; expected one of {', '.join(EXTENSIONS)}")
         if request.tools:
             raise lm15.UnsupportedFeatureError("the local engine has no native tool calls")
+        for name in UNSUPPORTED:
+            if getattr(request.config, name) is not None:
+                raise lm15.UnsupportedFeatureError(f"the local engine has no {name}")
         text = self._text(request, bool(extra.pop("raw", False)), str(extra.pop("prefill", "")))
         grammar = extra.pop("grammar", None) or _grammar(request.config.response_format)
         tokenizer = self.engine.tokenizer
@@ -111,11 +117,15 @@ class EngineBridge:
         }
         if config.stop:
             given["stop"] = config.stop
-        decoding = Decoding.model_validate({**self.defaults.model_dump(), **given, **extra})
+        try:
+            decoding = Decoding.model_validate({**self.defaults.model_dump(), **given, **extra})
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise lm15.InvalidRequestError(f"{first['loc'][0]}: {first['msg']}, got {first['input']!r}") from error
         if decoding.temperature == 0:
             return decoding
         with self._lock:
-            key = json.dumps([text, decoding.model_dump()], sort_keys=True)
+            key = json.dumps([self.gatherer.item, text, decoding.model_dump()], sort_keys=True)
             count = self._repeats[key]
             self._repeats[key] += 1
         return decoding.model_copy(update={"seed": derive_seed(decoding.seed, count)})

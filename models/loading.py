@@ -114,16 +114,27 @@ def load(source: ModelSource, *, device: str = "auto", dtype: str = "auto") -> L
     """
     chosen_device = choose_device(device)
     chosen_dtype = choose_dtype(dtype, chosen_device)
-    folder = str(source.folder)
-    from transformers import AutoTokenizer
-
-    with quiet():
-        with _told(source, "the tokenizer"):
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        with _told(source, "the model"):
-            model = _weights(source, chosen_device, chosen_dtype)
+    tokenizer = load_tokenizer(source)
+    with quiet(), _told(source, "the model"):
+        model = _weights(source, chosen_device, chosen_dtype)
     model.requires_grad_(False)
     return LoadedModel(model.eval(), tokenizer, model.config, chosen_device, chosen_dtype, source)
+
+
+def load_tokenizer(source: ModelSource) -> Any:
+    """The transformers tokenizer of `source`. Raises `InputError` when its files cannot be used."""
+    from transformers import AutoTokenizer
+
+    with quiet(), _told(source, "the tokenizer"):
+        return AutoTokenizer.from_pretrained(str(source.folder), local_files_only=True, trust_remote_code=False)
+
+
+def load_config(source: ModelSource) -> Any:
+    """The transformers configuration of `source`. Raises `InputError` when it cannot be used."""
+    from transformers import AutoConfig
+
+    with quiet(), _told(source, "the configuration"):
+        return AutoConfig.from_pretrained(str(source.folder), local_files_only=True, trust_remote_code=False)
 
 
 def _weights(source: ModelSource, device: str, dtype: str) -> Any:

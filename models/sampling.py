@@ -1,8 +1,8 @@
 """From logits to the next token: penalties, masks, temperature, top-k, top-p, min-p, and the draw.
 
-The definitions are the usual ones: frequency and presence penalties as OpenAI defines them (logit minus count times
-the first, minus the second when the count is not 0), the repetition penalty of Keskar et al. 2019 (arXiv 1909.05858,
-4.1), the nucleus of Holtzman et al. 2020 (arXiv 1904.09751, 3.1), min-p of Nguyen et al. 2024 (arXiv 2407.01082).
+The definitions are the usual ones: the repetition penalty of Keskar et al. 2019 (arXiv 1909.05858, 4.1), frequency
+and presence penalties as OpenAI defines them (logit minus count times the first, minus the second when the count is
+not 0), the nucleus of Holtzman et al. 2020 (arXiv 1904.09751, 3.1), min-p of Nguyen et al. 2024 (arXiv 2407.01082).
 They apply in that order. Every sample has its own counter-based random stream, so its tokens do not depend on what
 else is in the batch.
 """
@@ -19,11 +19,20 @@ from torch import Tensor
 
 from .engine import Decoding
 
+COLDEST = 1e-30  # below, float32 has no room between a temperature and 0
+
 
 def derive_seed(seed: int, *parts: int | str) -> int:
     """A 63-bit seed for a part of a seeded whole: the same for the same arguments, unrelated for others."""
     text = "/".join([str(seed), *(str(part) for part in parts)])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def log_normaliser(logits: Tensor) -> Tensor:
+    """The logarithm of the softmax's denominator, float32 [n], of logits [n, V] in any dtype."""
+    peak = logits.amax(dim=-1, keepdim=True).float()
+    shifted = logits.to(torch.float32, copy=True).sub_(peak)
+    return shifted.exp_().sum(dim=-1).log_().add_(peak[:, 0])
 
 
 @dataclass
@@ -52,11 +61,14 @@ class Sampler:
 
     def choose(self, logits: Tensor) -> int:
         """The next token from float32 logits [V] (masked tokens at minus infinity). `logits` may be written to."""
+        if logits.device.type == "mps":
+            logits = logits.cpu()  # a draw needs float64, which MPS does not have
         if self._penalised:
             self._penalise(logits)
         if self.decoding.temperature == 0:
             return int(torch.argmax(logits))
-        return self._draw(logits / self.decoding.temperature)
+        coldest = max(self.decoding.temperature, COLDEST)
+        return self._draw((logits - logits.max()) / coldest)  # from 0 down, so that nothing overflows
 
     def took(self, token: int) -> None:
         """Count a token that was chosen."""

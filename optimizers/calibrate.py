@@ -29,8 +29,10 @@ RIDGE = 0.05
 def calibrate(evaluator: Evaluator, candidate: Candidate, methods: Mapping[str, str], rows: Sequence[Row]) -> Candidate:
     """`candidate` with calibrations fitted for the predictors named in `methods` (predictor -> method).
 
-    rows: labelled rows, seldom or never among the demos; the first 32 serve `batch`, the first 128 `bias`.
+    rows: labelled rows; of those that are not among the demos the first 32 serve `batch`, the first 128 `bias`.
     """
+    shown = [demo for state in candidate.states.values() for demo in state.demos]
+    rows = [row for row in rows if not any(_shows(demo, row) for demo in shown)]
     states = dict(candidate.states)
     contextual = {name for name, method in methods.items() if method == "contextual"}
     for name in sorted(contextual):
@@ -43,6 +45,12 @@ def calibrate(evaluator: Evaluator, candidate: Candidate, methods: Mapping[str, 
             mine = outcomes if method == "bias" else outcomes[:BATCH_ROWS]
             states[name] = _with(states[name], method, _from_outcomes(evaluator, name, method, mine))
     return Candidate(states)
+
+
+def _shows(demo: Mapping[str, Any], row: Row) -> bool:
+    """Whether a demo holds all of a row's inputs: the model would have read the answer."""
+    values = list(demo.values())
+    return all(value in values for value in row.inputs.values())
 
 
 def _with(state: PredictorState, method: Any, offsets: dict[str, dict[str, float]]) -> PredictorState:

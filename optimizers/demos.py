@@ -14,7 +14,10 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import dspy
+
 from ..models.sampling import derive_seed
+from ..signatures.types import shape
 from .base import Candidate, Evaluator, Outcome, Row
 
 Demo = dict[str, Any]
@@ -24,13 +27,13 @@ def pools(evaluator: Evaluator, bootstrap: Candidate, rows: Sequence[Row]) -> di
     """The demos of every predictor. Only predictors with fields that the data does not label make the program run.
 
     bootstrap: the candidate that runs. Its own values are kept where it reached the metric's best score, or, for a
-    metric that is not 0/1, where it did better than the median run.
+    metric that is not 0/1, where it did no worse than the median run, and not as badly as can be.
     """
     found: dict[str, list[Demo]] = {}
     missing: list[str] = []
     for name, signature in evaluator.signatures.items():
-        labelled = [_from_row(row, signature.fields, evaluator.columns(name)) for row in rows]
-        complete = [demo for demo in labelled if demo is not None]
+        labelled = [_gold(row, signature, evaluator.columns(name)) for row in rows]
+        complete = [demo for demo in labelled if len(demo) == len(signature.fields)]
         if complete:
             found[name] = complete
         else:
@@ -51,37 +54,33 @@ def _threshold(evaluator: Evaluator, outcomes: Sequence[Outcome]) -> float:
     return max(statistics.median(scores), math.nextafter(low, high))
 
 
-def _from_row(row: Row, fields: Mapping[str, Any], columns: Mapping[str, str]) -> Demo | None:
-    """A demo made of the row's own values, or None when one is missing."""
-    values = {**row.inputs, **row.labels}
-    demo = {name: values.get(columns[name]) for name in fields if name in columns}
-    if len(demo) < len(fields) or any(value is None for value in demo.values()):
-        return None
-    return {name: first_reference(value, fields[name].annotation) for name, value in demo.items()}
+def _gold(row: Row, signature: type[dspy.Signature], columns: Mapping[str, str]) -> Demo:
+    """A predictor's fields that the row has a value for. Of several references for a text the first is shown."""
+    found = {}
+    for name, field in signature.fields.items():
+        column = columns.get(name, "")
+        value = row.labels.get(column)
+        if column in row.inputs:
+            value = row.inputs[column]
+        elif isinstance(value, list | tuple) and shape(field.annotation).kind == "str":
+            value = next(iter(value), None)
+        if value is not None:
+            found[name] = value
+    return found
 
 
 def _from_runs(evaluator: Evaluator, name: str, outcomes: Sequence[Outcome], threshold: float) -> list[Demo]:
     """Demos from a predictor's own calls in runs that scored at least `threshold`; gold values replace its own."""
-    columns = evaluator.columns(name)
-    fields = evaluator.signatures[name].fields
+    columns, signature = evaluator.columns(name), evaluator.signatures[name]
     demos = []
     for outcome in outcomes:
         good = outcome.measurement is not None and outcome.unread is None and outcome.measurement.score >= threshold
         steps = [step for step in outcome.steps if step.predictor == name] if good else []
         for step in steps[-1:]:
-            values = {**outcome.row.inputs, **outcome.row.labels}
-            gold = {field: values[column] for field, column in columns.items() if values.get(column) is not None}
-            demo = {field: value for field, value in {**step.inputs, **step.outputs}.items() if field in fields}
-            demo |= {field: first_reference(value, fields[field].annotation) for field, value in gold.items()}
-            demos.append(demo)
+            own = {**step.inputs, **step.outputs}
+            demo = {field: value for field, value in own.items() if field in signature.fields}
+            demos.append(demo | _gold(outcome.row, signature, columns))
     return demos
-
-
-def first_reference(value: Any, annotation: Any) -> Any:
-    """A gold value as a demo shows it: of several references for a text, the first."""
-    if annotation is str and isinstance(value, list | tuple) and value:
-        return value[0]
-    return value
 
 
 def sets(pool: Sequence[Demo], count: int, size: int, *, seed: int, name: str) -> tuple[tuple[Demo, ...], ...]:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import dspy
+from pydantic_core import to_jsonable_python
 
 from ..errors import InputError, nearest
 from ..models.engine import Decoding
@@ -46,9 +47,10 @@ def state_of(learned: NodeSpec | PredictorSpec, signature: Signature, model: Mod
 def keys_of(state: PredictorState, signature: Signature) -> dict[str, Any]:
     """The keys of a node or predictor that hold `state`, complete, so that no default can change what they mean.
 
-    Demos lose fields that the signature does not have; demos that no format would show are left out.
+    Demos lose fields that the signature does not have; demos that no format would show are left out. Values are plain
+    and whole: a model's defaults are written out, since the signature that is kept beside them does not have them.
     """
-    demos = [{key: demo[key] for key in signature.fields if key in demo} for demo in state.demos]
+    demos = [{key: to_jsonable_python(demo[key]) for key in signature.fields if key in demo} for demo in state.demos]
     return {
         "instructions": signature.instructions if state.instructions is None else state.instructions,
         "format": state.format,

@@ -31,6 +31,7 @@ class Linker:
             template = parse_template(value) if isinstance(value, str) else None
             constant = value if template is None else template.plain
             if constant is not None or template is None:
+                self._check_constant(value)
                 return check_value(constant, target, field=str(keys[-1]))
         except InputError as error:
             self.problems.raised_at(keys, error)
@@ -41,6 +42,15 @@ class Linker:
         elif template.whole and kinds[0] is not None and not fits(kinds[0], target):
             self.problems.at(keys, f"{template.whole} is {type_name(kinds[0])}", expected=type_name(target))
         return template
+
+    def _check_constant(self, value: Any) -> None:
+        """Refuse a constant that was meant as a reference: `route.queue`, or `${...}` inside a list."""
+        if isinstance(value, str):
+            node, dot, name = value.strip().partition(".")
+            if dot and name in self.fields.get(node, ()):
+                raise InputError(f"found the text {value!r}", expected=f"the reference {Reference(node, name)}")
+        elif "${" in str(value):
+            raise InputError("found a reference inside a list or mapping", expected="a reference or text")
 
     def _type_of(self, reference: Reference, keys: Keys, hint: str | None) -> Any:
         """The type of what is referred to; None where there is no such thing (which is noted, unless known)."""

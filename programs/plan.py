@@ -198,6 +198,8 @@ def _order(spec: Spec, steps: Mapping[str, Step], problems: KeyProblems) -> list
 def _outputs(spec: Spec, order: list[Step], linker: Linker) -> dict[str, Template]:
     if spec.outputs is None:
         return {name: Template((Reference(step.name, name),)) for step in order[-1:] for name in step.output_types}
+    if not spec.outputs:
+        linker.problems.at(("outputs",), "the program has no outputs", expected="at least one, or no key 'outputs'")
     for name in spec.outputs:
         if not name.isidentifier():
             linker.problems.at(("outputs", name), f"{name!r} is no name", expected="letters, digits and '_'")

@@ -7,9 +7,13 @@ set them; format, read-out with its calibration, and decoding settings stand bes
 
 from __future__ import annotations
 
+import asyncio
+import copy
+from collections.abc import Mapping
 from typing import Any
 
 import dspy
+from pydantic import ValidationError
 
 from ..errors import InputError
 from ..models.engine import Decoding
@@ -19,6 +23,8 @@ from .formats.registry import format_named
 from .prompt import Prompt
 from .readout import Call, answer, first_prompt
 from .state import FormatChoice, PredictorState, ReadOut
+
+DRAWN_ABOVE = 0.15  # DSPy draws several samples at 0.7 where the temperature is not above this
 
 
 class Predictor(dspy.Predict):
@@ -61,7 +67,10 @@ class Predictor(dspy.Predict):
 
     def forward(self, **kwargs: Any) -> dspy.Prediction:
         """Call the model. Raises `ReadError` when its text can't be read, `RunError` when there is no answer."""
+        asked = {**self.config, **(kwargs.get("config") or {})}
         lm, config, signature, demos, inputs = self._forward_preprocess(**kwargs)
+        if asked.get("temperature") is None and self.decoding.temperature > DRAWN_ABOVE:
+            config.pop("temperature", None)  # DSPy's own, for several samples: it does not know the learned one
         bridge = bridge_of(lm)
         if bridge is None:
             completions = self._elsewhere(lm, config, signature, demos, inputs)
@@ -72,6 +81,10 @@ class Predictor(dspy.Predict):
             )
             completions = answer(call)
         return self._forward_postprocess(completions, signature, **inputs)
+
+    async def aforward(self, **kwargs: Any) -> dspy.Prediction:
+        """As `forward`, in a thread: calls that are awaited together are answered together."""
+        return await asyncio.to_thread(self.forward, **kwargs)
 
     def prompt(self, lm: Any = None, **inputs: Any) -> Prompt:
         """The exact prompt that these inputs would send first, without calling the model.
@@ -86,8 +99,15 @@ class Predictor(dspy.Predict):
         return first_prompt(Call(bridge.gatherer, self.format, self.signature, demos, inputs, self.state))
 
     def dump_state(self, json_mode: bool = True) -> dict[str, Any]:
-        """DSPy's saved state, with ours under `cuecard`."""
-        state: dict[str, Any] = super().dump_state(json_mode)
+        """DSPy's saved state, with ours under `cuecard`.
+
+        An LM over a model held in process can't be saved, so it is left out.
+        """
+        saved = self
+        if bridge_of(self.lm) is not None:
+            saved = copy.copy(self)
+            saved.lm = None
+        state: dict[str, Any] = super(Predictor, saved).dump_state(json_mode)
         ours = self.state.model_dump(mode="json", include={"format", "readout", "decoding"})
         return {**state, "cuecard": ours}
 
@@ -101,8 +121,7 @@ class Predictor(dspy.Predict):
 
     def _decoding(self, config: dict[str, Any]) -> Decoding:
         """The decoding settings, with what a call's `config` overrides."""
-        known = {name: value for name, value in config.items() if name in Decoding.model_fields and value is not None}
-        return Decoding.model_validate({**self.decoding.model_dump(), **known}) if known else self.decoding
+        return _settings(self.decoding.model_dump(), config)
 
     def _elsewhere(
         self, lm: Any, config: dict[str, Any], signature: type[dspy.Signature], demos: Any, inputs: dict[str, Any]
@@ -124,30 +143,58 @@ def adopt(program: dspy.Module, state: PredictorState | None = None) -> dspy.Mod
 
     `state` gives format, read-out and decoding for the adopted ones. Subclasses of `dspy.Predict` are left as they are.
     """
-    program = program.deepcopy()
-    base = state or PredictorState()
-    seen: dict[int, Predictor] = {}
+    adopted: dspy.Module = _Adoption(state or PredictorState()).convert(program.deepcopy())
+    return adopted
 
-    def convert(value: Any) -> Any:
+
+class _Adoption:
+    """One walk through a program. `_done` maps what was met to what became of it, so that circles end."""
+
+    def __init__(self, base: PredictorState) -> None:
+        self._base = base
+        self._done: dict[int, Any] = {}
+
+    def convert(self, value: Any) -> Any:
+        """`value` with every plain `dspy.Predict` in it made a `Predictor`."""
+        if id(value) in self._done:
+            return self._done[id(value)]
         if type(value) is dspy.Predict:
-            if id(value) not in seen:
-                own = {name: setting for name, setting in value.config.items() if name in Decoding.model_fields}
-                decoding = Decoding.model_validate({**base.decoding.model_dump(exclude_unset=True), **own})
-                demos = tuple(dict(demo) for demo in value.demos)
-                mine = base.model_copy(update={"instructions": None, "demos": demos, "decoding": decoding})
-                seen[id(value)] = Predictor(value.signature, mine)
-                seen[id(value)].lm = value.lm
-            return seen[id(value)]
+            self._done[id(value)] = predictor = self._predictor(value)
+            return predictor
         if isinstance(value, dspy.Module) and not isinstance(value, Predictor):
-            for name, part in vars(value).items():
-                value.__dict__[name] = convert(part)
-        elif isinstance(value, list):
-            return [convert(part) for part in value]
-        elif isinstance(value, tuple) and type(value) is tuple:
-            return tuple(convert(part) for part in value)
-        elif isinstance(value, dict):
-            return {name: convert(part) for name, part in value.items()}
+            self._done[id(value)] = value
+            for name, part in list(vars(value).items()):
+                value.__dict__[name] = self.convert(part)
+        elif isinstance(value, list | dict):
+            self._done[id(value)] = made = copy.copy(value)
+            for key, part in enumerate(value) if isinstance(value, list) else list(value.items()):
+                made[key] = self.convert(part)
+            return made
+        elif type(value) is tuple:
+            return tuple(self.convert(part) for part in value)
         return value
 
-    converted: dspy.Module = convert(program)
-    return converted
+    def _predictor(self, plain: dspy.Predict) -> Predictor:
+        base = self._base
+        decoding = _settings(base.decoding.model_dump(exclude_unset=True), plain.config)
+        demos = tuple(dict(demo) for demo in plain.demos)
+        mine = base.model_copy(update={"instructions": None, "demos": demos, "decoding": decoding})
+        predictor = Predictor(plain.signature, mine)
+        predictor.lm = plain.lm
+        predictor.config = {name: given for name, given in plain.config.items() if name not in Decoding.model_fields}
+        return predictor
+
+
+def _settings(base: Mapping[str, Any], given: Mapping[str, Any]) -> Decoding:
+    """The decoding settings `base` with those of DSPy's settings `given` that are set. Raises `InputError`."""
+    known = {name: value for name, value in given.items() if name in Decoding.model_fields and value is not None}
+    if isinstance(known.get("stop"), str):
+        known["stop"] = (known["stop"],)
+    try:
+        return Decoding.model_validate({**base, **known})
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        raise InputError(
+            f"the decoding setting {wrong['loc'][0]!r} is {wrong['input']!r}",
+            expected=wrong["msg"].removeprefix("Input should be "),
+        ) from None

@@ -42,6 +42,12 @@ def render(engine: Engine, format: Format, signature: type[dspy.Signature], demo
 
     Raises `PromptTooLong`.
     """
+    if room >= engine.context_window:
+        raise PromptTooLong(
+            f"the output may take {room} tokens",
+            expected=f"fewer than {engine.context_window}, the context window of {engine.name}",
+            hint="Lower max_tokens.",
+        )
 
     def tokenize(shown: Sequence[Values]) -> tuple[str, tuple[int, ...]]:
         head = format.head(signature, shown, inputs)

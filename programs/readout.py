@@ -24,7 +24,7 @@ import dspy
 from ..errors import InputError
 from ..models.engine import Decoding, GenerateRequest, ScoreRequest
 from ..models.gather import Gatherer
-from ..signatures import choice_value, choices, read
+from ..signatures import choice_value, choices
 from .formats.base import Format, Values
 from .prompt import Prompt, render
 from .state import PredictorState
@@ -136,7 +136,15 @@ def _write(call: Call, field: str, before: Values, sample: int) -> Any:
     stops = decoding.stop + call.format.ends(call.signature, field)
     settings = decoding.model_copy(update={"stop": stops, "n": 1, "seed": _sample_seed(decoding, sample)})
     text = call.gatherer.generate(GenerateRequest(prompt.ids, settings)).samples[0].text
-    return read(text.strip(), call.type_of(field), field=field)
+    return _read(call, field, text)
+
+
+def _read(call: Call, field: str, text: str) -> Any:
+    """The value that `text`, which follows the field's lead, means: the format reads it as an answer of one field."""
+    signature = call.signature
+    for other in call.signature.output_fields:
+        signature = signature if other == field else signature.delete(other)
+    return call.format.parse(signature, call.format.lead(signature, field, {}) + text)[field]
 
 
 def _sample_seed(decoding: Decoding, sample: int) -> int:

@@ -98,7 +98,7 @@ def fits(source: Any, target: Any) -> bool:
     Any value can stand where text is asked for (it is written out), a whole number where a number is, and labels where
     their type or a superset of them is.
     """
-    if source == target or target in (str, Any, object):
+    if source == target or source is Any or target in (str, Any, object):
         return True
     if get_origin(target) is Annotated or get_origin(source) is Annotated:
         return fits(_plain(source), _plain(target))

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 from pydantic import (
-    AfterValidator,
     BeforeValidator,
     ConfigDict,
     Field,
@@ -23,6 +22,7 @@ from pydantic import (
 
 from ..models.engine import Decoding
 from .problems import Keys
+from .ranges import Count, NotNegative, Number, Positive, PositiveNumber, PositiveShare, Share, Span, Whole
 from .state import FormatChoice, ReadOutField, Strict, short_form
 from .yaml_source import Source
 
@@ -30,36 +30,6 @@ MAIN = "main"
 """The name of the only node of a program that is written without `nodes:`."""
 
 SignatureSource = str | dict[str, Any]
-Whole = Annotated[int, Field(strict=True)]
-Count = Annotated[int, Field(strict=True, ge=0)]
-Positive = Annotated[int, Field(strict=True, ge=1)]
-Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
-PositiveNumber = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
-Share = Annotated[float, Field(strict=True, ge=0, le=1)]
-
-
-def _both_ends(value: Any) -> Any:
-    if isinstance(value, int | float):
-        return (value, value)
-    if not isinstance(value, list | tuple) or len(value) != 2:
-        raise ValueError("expected a number or a range, [low, high]")
-    return value
-
-
-def _ordered(span: tuple[Any, Any]) -> tuple[Any, Any]:
-    if span[0] > span[1]:
-        raise ValueError(f"the range starts at {span[0]} but ends at {span[1]}")
-    return span
-
-
-T = TypeVar("T")
-Span = Annotated[
-    tuple[T, T],
-    BeforeValidator(_both_ends, json_schema_input_type=float | tuple[float, float]),
-    AfterValidator(_ordered),
-]
-"""A range with both ends in it; a single number stands for both."""
 
 
 class Learned(Strict):
@@ -172,7 +142,7 @@ class SearchSpec(Strict):
     calibrations: Literal["auto"] | tuple[Literal["none", "contextual", "batch", "bias"], ...] = "auto"
     max_tokens: Span[Positive] | None = None
     temperature: Span[NotNegative] | None = None
-    top_p: Span[Share] | None = None
+    top_p: Span[PositiveShare] | None = None
     top_k: Span[Count] | None = None
     min_p: Span[Share] | None = None
     frequency_penalty: Span[Number] | None = None

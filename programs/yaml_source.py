@@ -39,6 +39,7 @@ _CORE_SCHEMA = (
 _HINTS = (
     ("mapping values are not allowed", "Text that holds ': ' goes in quotes."),
     ("'\\t' that cannot start", "Indent with spaces, not with tabs."),
+    ("while parsing a flow", "Between braces or brackets, text that holds one of , [ ] { } goes in quotes."),
     ("that cannot start any token", "Text that begins with this character goes in quotes."),
 )
 _BREAKS = re.compile("[\x85\u2028\u2029]")

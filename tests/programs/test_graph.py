@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 from importlib.metadata import EntryPoint
 from typing import Any, Literal
@@ -219,6 +220,23 @@ def test_a_compiled_program_of_one_step_reads_back_equal() -> None:
     assert "nodes:" not in text
 
 
+def test_demos_of_every_type_read_back_equal() -> None:
+    text = (
+        "signature:\n"
+        "  inputs: {when: date, tags: 'list[str]', hint: str | None, who: {type: {name: str, age: int}}}\n"
+        "  outputs: {ok: bool, share: float, level: 'Literal[1, 2]'}\n"
+        "demos:\n"
+        "  - {when: 2024-01-31, tags: ['no', '1'], hint: null, who: {name: x, age: 3}, ok: false, share: 1, level: 2}\n"
+    )
+    program = build(spec_of(text))
+    spec = to_spec(spec_of(text), {"main": program.main.state})
+    again = build(spec_of(dump_yaml(spec.to_data())))
+    (before,), (after,) = program.main.state.demos, again.main.state.demos
+    assert before.pop("who").model_dump() == after.pop("who").model_dump() == {"name": "x", "age": 3}
+    assert before == after
+    assert before["when"].year == 2024 and before["share"] == 1.0 and before["level"] == 2
+
+
 def test_demos_keep_what_the_signature_has() -> None:
     """DSPy's optimizers give whole rows as demos, and rows that lack the output."""
     rows = ({"ticket": "a", "year": "1", "summary": "s", "queue": "billing", "augmented": True}, {"ticket": "b"})
@@ -346,4 +364,4 @@ def test_a_running_order_keeps_every_need(needs: dict[str, list[str]]) -> None:
     assert (len(order) == len(needs)) == (not circles)
     for circle in circles:
         assert circle[0] == circle[-1] and not set(circle) & set(order)
-        assert all(after in needs[before] for before, after in zip(circle, circle[1:], strict=False))
+        assert all(after in needs[before] for before, after in itertools.pairwise(circle))

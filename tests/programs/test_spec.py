@@ -246,6 +246,16 @@ BAD = {
     two(("${route.queue}", "${route.zzz}")): (
         "spec.yaml:9: outputs.queue: ${route.zzz}: node 'route' has no output 'zzz'; expected one of reasoning, queue"
     ),
+    two(('"${route.queue}"', "route.queue")): (
+        "spec.yaml:9: outputs.queue: found the text 'route.queue'; expected the reference ${route.queue}"
+    ),
+    two(("summary -> queue", "summary: list[str] -> queue"), ('"${summary.summary}"', '["${summary.summary}"]')): (
+        "spec.yaml:8: nodes.route.inputs.summary: found a reference inside a list or mapping; "
+        "expected a reference or text"
+    ),
+    two(('{queue: "${route.queue}"}', "{}")): (
+        "spec.yaml:9: outputs: the program has no outputs; expected at least one, or no key 'outputs'"
+    ),
     two(("${summary.summary}", "${summary}")): (
         "spec.yaml:8: nodes.route.inputs.summary: found '${summary}'; expected ${inputs.NAME} or ${NODE.FIELD}\n"
         "  A plain '${' is written '$${'."

@@ -90,6 +90,12 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
             "a.yaml:2: not valid YAML: while scanning for the next token, found character '\\t' that cannot start any "
             "token, at 'b: c'\n  Indent with spaces, not with tabs.",
         ),
+        (
+            "inputs: {tags: list[str], n: int}",
+            "a.yaml:1: not valid YAML: while parsing a flow mapping, expected ',' or '}', but got '[', at "
+            "'inputs: {tags: list[str], n: int}'\n"
+            "  Between braces or brackets, text that holds one of , [ ] { } goes in quotes.",
+        ),
         ("a: *b", "a.yaml:1: not valid YAML: found undefined alias 'b', at 'a: *b'"),
         (
             "a: 'b",

@@ -1,0 +1,176 @@
+"""What a compile is worth: the test score of the program as written and of the compiled one, on public task sets.
+
+    python benchmarks/compile_quality.py --data DIR [--tasks trec6 snips squad_xquad e2e_nlg] [--seconds 540] [--seed
+    0]
+
+DIR holds one folder a task with train.jsonl, dev.jsonl and test.jsonl. Prints one row a task: baseline and compiled
+test score with 95 % intervals, model calls and seconds of the whole run (baseline, search and both test runs), and
+what was chosen. For labels it also prints a TF-IDF + logistic regression fitted on the same train rows, which needs
+no model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dspy
+from rich.console import Console
+from rich.table import Table
+
+import cuecard
+from cuecard.compiler.api import Silent
+
+
+@dataclass(frozen=True)
+class TaskSet:
+    """How a task set's rows become a program: `fields` maps the data's column to the signature's field."""
+
+    signature: str
+    instructions: str
+    fields: dict[str, str]
+    inputs: tuple[str, ...]
+    metric: str
+    label: str | None = None
+
+
+TASKS = {
+    "trec6": TaskSet(
+        "question -> label: {labels}",
+        "Classify the question by the kind of answer it asks for.",
+        {"text": "question", "label": "label"},
+        ("question",),
+        "exact_match",
+        "label",
+    ),
+    "snips": TaskSet(
+        "request -> label: {labels}",
+        "Classify the request by its intent.",
+        {"text": "request", "label": "label"},
+        ("request",),
+        "exact_match",
+        "label",
+    ),
+    "squad_xquad": TaskSet(
+        "context, question -> answer",
+        "Answer the question with a short phrase from the context.",
+        {"context": "context", "question": "question", "answers": "answer", "answer": "answer"},
+        ("context", "question"),
+        "f1",
+    ),
+    "e2e_nlg": TaskSet(
+        "meaning -> text",
+        "Write one sentence about the restaurant that says everything in the meaning representation.",
+        {"meaning_representation": "meaning", "mr": "meaning", "references": "text"},
+        ("meaning",),
+        "bleu",
+    ),
+}
+
+
+def read(path: Path, task: TaskSet) -> list[dspy.Example]:
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    renamed = [{task.fields[key]: value for key, value in row.items() if key in task.fields} for row in rows]
+    return [dspy.Example(row).with_inputs(*task.inputs) for row in renamed]
+
+
+def without_a_model(train: Sequence[Any], test: Sequence[Any], task: TaskSet) -> float:
+    """Accuracy of TF-IDF + logistic regression on the same rows."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
+    pipeline = make_pipeline(
+        TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), LogisticRegression(C=10, max_iter=999)
+    )
+    pipeline.fit([row[task.inputs[0]] for row in train], [row[task.label] for row in train])
+    found = pipeline.predict([row[task.inputs[0]] for row in test])
+    return sum(a == row[task.label] for a, row in zip(found, test, strict=True)) / len(test)
+
+
+class Lines(Silent):
+    """Prints a line for every new best."""
+
+    def __init__(self, console: Console, verbose: bool) -> None:
+        self.console = console
+        self.verbose = verbose
+
+    def trial(self, trial: Any, share: float, seconds: float) -> None:
+        if trial.best or self.verbose:
+            state = next(iter(trial.candidate.states.values()))
+            score = "-" if trial.score is None else f"{trial.score:.3f}"
+            settings = {name.rpartition(".")[2]: value for name, value in trial.params.items()}
+            self.console.print(
+                f"  {seconds:6.1f} s  trial {trial.number:3d} {trial.status:8s} n={trial.examples:3d} {score} "
+                f"{'best ' if trial.best else ''}{state.format} {settings}",
+                highlight=False,
+                soft_wrap=True,
+            )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
+    parser.add_argument("--seconds", type=float, default=540.0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--verbose", action="store_true", help="a line for every trial")
+    parser.add_argument("--runs", type=Path, help="keep the run folders here")
+    options = parser.parse_args()
+    console = Console()
+    table = Table("task", "metric", "baseline test", "compiled test", "no model", "model calls", "seconds", "chosen")
+    runs = options.runs or Path(tempfile.mkdtemp(prefix="cuecard-quality-"))
+    for name in options.tasks:
+        table.add_row(*one(name, options, runs, console))
+        console.print(table)
+
+
+def one(name: str, options: argparse.Namespace, runs: Path, console: Console) -> tuple[str, ...]:
+    task = TASKS[name]
+    train, dev, test = (read(options.data / name / f"{split}.jsonl", task) for split in ("train", "dev", "test"))
+    labels = sorted({row[task.label] for row in train}) if task.label else []
+    signature = task.signature.format(labels=f"Literal[{', '.join(map(repr, labels))}]")
+    program = cuecard.Predictor(cuecard.signature(signature, task.instructions))
+    console.print(f"{name}: {len(train)} train, {len(dev)} dev, {len(test)} test", highlight=False)
+    began = time.monotonic()
+    compiled = cuecard.compile(
+        program,
+        trainset=train,
+        devset=dev,
+        testset=test,
+        metric=task.metric,
+        target=cuecard.target("smollm2-135m"),
+        budget={"seconds": options.seconds},
+        seed=options.seed,
+        name=name,
+        runs=runs,
+        reporter=Lines(console, options.verbose),
+    )
+    seconds = time.monotonic() - began
+    result = compiled.compilation
+    state = next(iter(result.candidate.states.values()))
+    calibration = state.readout.calibration.method if state.readout.calibration else "none"
+    return (
+        name,
+        task.metric,
+        _interval(result.baseline["test"]),
+        _interval(result.compiled["test"]),
+        f"{without_a_model(train, test, task):.2f}" if task.label else "",
+        str(result.ledger["calls"]),
+        f"{seconds:.0f}",
+        f"{state.format}, {len(state.demos)} demos, {state.readout.kind} ({calibration})",
+    )
+
+
+def _interval(score: Any) -> str:
+    return f"{score.value:.3f} [{score.low:.3f}, {score.high:.3f}]"
+
+
+if __name__ == "__main__":
+    main()

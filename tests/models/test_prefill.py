@@ -1,0 +1,286 @@
+"""Attention over a tree: who attends to whom, the arithmetic of its parts, and whole models against a plain forward pass."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from cuecard.models import local as local_module
+from cuecard.models import prefill as prefill_module
+from cuecard.models.attention import KeyValues, Merge, grouped, partial, repeat_heads
+from cuecard.models.engine import ScoreRequest
+from cuecard.models.local import LocalEngine
+from cuecard.models.prefill import BLOCK, BUCKETS, ChunkPlan, chunks, split
+from cuecard.models.tree import TokenTree, build
+
+from .helpers import engine_over, family, plain_logprobs, random_model, random_tokens
+
+CPU = torch.device("cpu")
+CLOSE = 1e-4
+few = st.lists(st.integers(3, 5), min_size=1, max_size=24).map(tuple)
+sequences = st.lists(few, min_size=1, max_size=14)
+
+
+# Who attends to whom
+
+
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks of 8 tokens, so that small trees have trunks."""
+    monkeypatch.setattr(prefill_module, "BLOCK", 8)
+
+
+def attended(plan: ChunkPlan, row: int) -> list[int]:
+    """The flat indices that a row of a chunk attends to, one for each time that it does."""
+    found: list[int] = []
+    for first, last in plan.own:
+        if first <= row < last:
+            found += range(plan.start + first, plan.start + row + 1)
+    for bucket in plan.buckets:
+        length = bucket.rows.shape[1]
+        for place in bucket.real.tolist():
+            block, own = divmod(place, length)
+            if int(bucket.rows[block, own]) == row:
+                seen = torch.isfinite(bucket.mask[block, 0, own]).nonzero()[:, 0]
+                found += (bucket.rows[block, seen] + plan.start).tolist()
+    for low, high, first, last in plan.above:
+        if first <= row < last:
+            found += range(low, high)
+    return found
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(sequences, st.integers(1, 12), st.sampled_from([1, 5, 16, 64, 2048]))
+def test_each_token_attends_once_to_each_token_before_it(
+    small_blocks: None, given: Sequence[tuple[int, ...]], longest: int, size: int
+) -> None:
+    tree = build(given, longest)
+    end = 0
+    for plan in chunks(tree, KeyValues(len(tree)), size, CPU, torch.float32):
+        assert plan.start == end < plan.end
+        for row in range(plan.end - plan.start):
+            expected, index = [], plan.start + row
+            while index >= 0:
+                expected.append(index)
+                index = int(tree.before[index])
+            assert sorted(attended(plan, row)) == expected[::-1]
+        end = plan.end
+    assert end == len(tree)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(sequences, st.integers(9, 40))
+def test_a_chunk_is_no_longer_than_asked(small_blocks: None, given: Sequence[tuple[int, ...]], size: int) -> None:
+    """Where a block and a segment are no longer than a chunk."""
+    tree = build(given, size)
+    plans = list(chunks(tree, KeyValues(len(tree)), size, CPU, torch.float32))
+    assert all(plan.end - plan.start <= size for plan in plans)
+    for one, two in zip(plans, plans[1:], strict=False):
+        assert two.end - one.start > min(size, 8), "two chunks that fit into one block would have been one"
+
+
+def test_blocks_and_trunk_share_out_the_tree() -> None:
+    tree = build(family([0, 100, 127, 128, 129, 200, 300] * 3))
+    trunk, blocks = split(tree)
+    covered = [range(tree.segments[i].start, tree.segments[i].end) for i in trunk] + [range(*b) for b in blocks]
+    assert sorted(index for span in covered for index in span) == list(range(len(tree)))
+    assert trunk
+    assert all(high - low <= BLOCK for low, high in blocks)
+    assert max(BUCKETS) == BLOCK
+
+
+# The parts
+
+
+def attention(query: Tensor, key: Tensor, value: Tensor, scale: float, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """By definition, in float64."""
+    scores = query.double() @ key.double().transpose(-1, -2) * scale + mask.double()
+    return torch.softmax(scores, dim=-1) @ value.double(), torch.logsumexp(scores, dim=-1)
+
+
+def states(source: torch.Generator, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(shape, generator=source, dtype=torch.float64).to(dtype)
+
+
+def tolerance(dtype: torch.dtype) -> float:
+    return 2e-2 if dtype.itemsize < 4 else 1e-5
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("kind", ["plain", "causal", "masked"])
+def test_a_part_is_attention_with_its_normaliser(dtype: torch.dtype, kind: str) -> None:
+    source = torch.Generator().manual_seed(0)
+    query, key, value = (states(source, 3, 4, 21, 16, dtype=dtype) for _ in range(3))
+    hidden = torch.zeros(21, 21)
+    if kind == "causal":
+        hidden = torch.full((21, 21), -math.inf).triu(1)
+    elif kind == "masked":
+        hidden = torch.where(torch.rand(3, 1, 21, 21, generator=source) < 0.5, 0.0, -math.inf)
+        hidden[..., 0] = 0.0
+    mask = hidden.to(dtype) if kind == "masked" else None
+    out, lse = partial(query, key, value, 0.3, mask, causal=kind == "causal")
+    expected, normaliser = attention(query, key, value, 0.3, hidden)
+    assert out.dtype == dtype
+    torch.testing.assert_close(out.double(), expected, rtol=0, atol=tolerance(dtype))
+    torch.testing.assert_close(lse.double(), normaliser, rtol=0, atol=tolerance(dtype))
+
+
+def test_large_scores_do_not_overflow_sixteen_bits() -> None:
+    """Keys with large biases, as Qwen 2's, have products beyond float16's 65504 before they are scaled."""
+    query, key = torch.full((1, 1, 2, 64), 60.0), torch.full((1, 1, 3, 64), 60.0)
+    key[..., 1, :] = -60.0
+    value = torch.arange(3.0)[:, None].expand(1, 1, 3, 64)
+    out, lse = partial(query.half(), key.half(), value.half(), 64**-0.5)
+    torch.testing.assert_close(out.float(), torch.ones(1, 1, 2, 64), rtol=0, atol=1e-2)
+    assert torch.isfinite(lse).all()
+
+
+@pytest.mark.parametrize("rows", [1, 13])
+def test_heads_that_share_a_key_head_attend_to_it(rows: int) -> None:
+    source = torch.Generator().manual_seed(1)
+    query = states(source, 2, 6, rows, 8)
+    key, value = states(source, 2, 2, 30, 8), states(source, 2, 2, 30, 8)
+    mask = torch.where(torch.rand(2, 1, 1, 30, generator=source) < 0.5, 0.0, -math.inf)
+    mask[..., 0] = 0.0
+    for hidden in (mask, torch.zeros(1)):
+        out, lse = grouped(query, key, value, 0.5, mask if hidden is mask else None)
+        expected, normaliser = attention(query, repeat_heads(key, 6), repeat_heads(value, 6), 0.5, hidden)
+        torch.testing.assert_close(out.double(), expected, rtol=0, atol=1e-5)
+        torch.testing.assert_close(lse.double(), normaliser, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("cuts", [(7,), (1, 2, 29), (5, 10, 15, 20, 25)])
+def test_merged_parts_are_the_whole(cuts: tuple[int, ...]) -> None:
+    """Also where one part's scores are far above another's."""
+    source = torch.Generator().manual_seed(2)
+    query, key, value = states(source, 4, 9, 8), states(source, 4, 30, 8), states(source, 4, 30, 8)
+    key[:, 20:] *= 20
+    bounds = [0, *cuts, 30]
+    merge: Merge | None = None
+    for low, high in zip(bounds, bounds[1:], strict=False):
+        out, lse = partial(query[None], key[None, :, low:high], value[None, :, low:high], 1.0)
+        if merge is None:
+            merge = Merge(out[0].clone(), lse[0].clone())
+        else:
+            merge.add(0, 4, out[0, :, :4], lse[0, :, :4])
+            merge.add(4, 9, out[0, :, 4:], lse[0, :, 4:])
+    assert merge is not None
+    expected, normaliser = attention(query, key, value, 1.0, torch.zeros(1))
+    torch.testing.assert_close(merge.output.double(), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(merge.lse.double(), normaliser, rtol=1e-6, atol=1e-5)
+
+
+def test_keys_and_values_are_kept_in_flat_order() -> None:
+    store = KeyValues(5)
+    first, second = torch.ones(2, 3, 4), torch.full((2, 2, 4), 2.0)
+    store.write(0, 0, first, -first)
+    keys, values = store.write(0, 3, second, -second)
+    assert keys[0, :, 0].tolist() == [1, 1, 1, 2, 2]
+    assert torch.equal(values, -keys)
+    assert list(store.layers) == [0]
+
+
+# Whole models
+
+ARCHITECTURES = (
+    "llama", "qwen2", "qwen3", "gpt2", "mixtral", "qwen2_moe", "gemma", "gemma3", "mistral", "phi3", "olmo2",
+    "cohere", "glm4", "starcoder2", "gpt_neox", "opt",
+)  # fmt: skip
+
+
+def requests_of(prompts: Sequence[tuple[int, ...]], seed: int = 0) -> list[ScoreRequest]:
+    """Continuations of 1 to 9 tokens, which share beginnings among themselves."""
+    source = random.Random(seed)
+    made = []
+    for prompt in prompts:
+        text = random_tokens(source, 6)
+        made.append(
+            ScoreRequest(prompt, (text, text[:1], text[:3] + random_tokens(source, 6), random_tokens(source, 2)))
+        )
+    return made
+
+
+def check(engine: LocalEngine, model: object, requests: Sequence[ScoreRequest], close: float = CLOSE) -> None:
+    for request, scores in zip(requests, engine.score(requests), strict=True):
+        for continuation, found in zip(request.continuations, scores.logprobs, strict=True):
+            assert found == pytest.approx(plain_logprobs(model, request.prompt, continuation), abs=close)
+
+
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_log_likelihoods_are_those_of_a_plain_forward_pass(kind: str) -> None:
+    check(engine_over(random_model(kind)), random_model(kind), requests_of(family([0, 3, 90, 127, 128, 131, 260])))
+
+
+@pytest.fixture(params=[(128, 2048), (128, 128), (128, 37), (16, 50), (8, 8)], ids=str)
+def cut(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[int, int]]:
+    """How blocks and chunks are cut: changed under the engine."""
+    block, chunk = request.param
+    monkeypatch.setattr(prefill_module, "BLOCK", block)
+    monkeypatch.setattr(local_module, "CHUNK", chunk)
+    yield request.param
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_chunks_and_blocks_change_nothing(kind: str, cut: tuple[int, int]) -> None:
+    prompts = family([0, 1, 60, 60, 61, 126, 127, 128, 129, 129, 200, 255, 256, 257], seed=sum(cut))
+    check(engine_over(random_model(kind)), random_model(kind), requests_of(prompts))
+
+
+@pytest.mark.parametrize("size", [1, 7, 16])
+def test_the_batch_and_its_order_change_nothing(size: int) -> None:
+    engine, prompts = engine_over(random_model("llama")), family([50, 128, 129, 10, 300, 128, 128, 5, 0, 130, 64, 64])
+    requests = requests_of(prompts)
+    whole = engine.score(requests)
+    order = random.Random(size).sample(range(len(requests)), len(requests))
+    parts = [order[first : first + size] for first in range(0, len(order), size)]
+    found = {
+        i: scores for part in parts for i, scores in zip(part, engine.score([requests[i] for i in part]), strict=True)
+    }
+    for i, scores in enumerate(whole):
+        assert found[i].totals == pytest.approx(scores.totals, abs=CLOSE)
+
+
+@pytest.fixture(scope="module")
+def llama() -> tuple[LocalEngine, object]:
+    return engine_over(random_model("llama")), random_model("llama")
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(few, st.lists(few, min_size=1, max_size=3)), min_size=1, max_size=6), st.integers(1, 30))
+def test_any_tree_is_computed_right(
+    small_blocks: None,
+    llama: tuple[LocalEngine, object],
+    given: list[tuple[tuple[int, ...], list[tuple[int, ...]]]],
+    chunk: int,
+) -> None:
+    engine, model = llama
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(local_module, "CHUNK", chunk)
+        check(engine, model, [ScoreRequest(prompt, tuple(continuations)) for prompt, continuations in given])
+
+
+def test_a_device_without_the_cpus_kernel_computes_the_same() -> None:
+    """float64 takes the way that other devices take."""
+    engine = engine_over(random_model("llama", dtype=torch.float64))
+    check(engine, random_model("llama"), requests_of(family([0, 3, 90, 128, 131, 260])))
+
+
+def test_all_logits_are_right_not_only_those_asked_for() -> None:
+    """Every token's logits, over a tree with several chunks: what decoding goes on from."""
+    model, engine = random_model("qwen3"), engine_over(random_model("qwen3"))
+    tree: TokenTree = build(family([0, 60, 128, 129, 250]))
+    with torch.inference_mode():
+        _, passes = engine._prefill(tree, np.arange(len(tree)))
+        logits = torch.cat([part for _, part in passes])
+        for leaf in tree.leaves:
+            indices = tree.indices(leaf)
+            plain = model(input_ids=torch.from_numpy(tree.tokens[indices])[None], use_cache=False).logits[0]
+            torch.testing.assert_close(logits[indices], plain, rtol=0, atol=2e-3)
