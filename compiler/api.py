@@ -73,6 +73,7 @@ def load(
     """
     spec = load_spec(path, allow_outside=allow_outside)
     if program is not None:
+        _check_program(program)
         loaded = apply_spec(spec, program)
     elif spec.predictors and not spec.steps:
         raise InputError(
@@ -83,7 +84,7 @@ def load(
     else:
         loaded = build(spec)
     if target is not None:
-        loaded.set_lm((target if isinstance(target, Target) else open_target(target)).lm)
+        loaded.set_lm(_target(target).lm)
     return loaded
 
 
@@ -121,7 +122,7 @@ def compile(
     >>> compiled = cuecard.compile(program, trainset=train, devset=dev, metric="exact_match", budget={"seconds": 300})
     >>> compiled(question="How tall is Ben Nevis?").label
     """
-    if not isinstance(program, dspy.Module):
+    if isinstance(program, str | PathLike):
         data = {"trainset": trainset, "devset": devset, "testset": testset}
         _refuse(**data, metric=metric, search=search, optimizer=optimizer, name=name)
         from .from_spec import compile_spec
@@ -135,6 +136,7 @@ def compile(
             runs=runs,
             reporter=reporter,
         )
+    _check_program(program)
     if metric is None:
         raise InputError("a compile needs a metric", expected="metric='exact_match', a function, ...")
     options, limits = optimize_options(budget, seed or 0, search, optimizer or "joint")
@@ -158,6 +160,13 @@ def compile(
         search=options.search,
     )
     return compile_task(task, metric_source=source_of(metric), runs=Path(runs), fresh=fresh, reporter=reporter)
+
+
+def _check_program(program: Any) -> None:
+    """Raise `InputError` for what is no program; its class is what is given by mistake."""
+    if not isinstance(program, dspy.Module):
+        expected = f"an instance, {program.__name__}()" if isinstance(program, type) else "a dspy.Module"
+        raise InputError(f"{program!r} is no program", expected=expected)
 
 
 def _refuse(**given: Any) -> None:
@@ -229,7 +238,11 @@ def _row_text(row: Row) -> str:
 
 
 def _target(target: Target | str | None) -> Target:
-    return target if isinstance(target, Target) else open_target(target or DEFAULT_MODEL)
+    if target is None or isinstance(target, str | PathLike):
+        return open_target(target or DEFAULT_MODEL)
+    if not isinstance(target, Target):
+        raise InputError(f"{target!r} is no target", expected="cuecard.target(...), or a model's name")
+    return target
 
 
 def _examples(data: Data, program: Program) -> Examples:
@@ -315,6 +328,7 @@ def evaluate(
     >>> cuecard.evaluate(program, dev, "exact_match").score
     Score(value=0.61, low=0.54, high=0.67, n=200)
     """
+    _check_program(program)
     lm = language_model(_target(target).engine)
     program = adopt(program.program if isinstance(program, Compiled) else program, PredictorState(format="dspy"))
     for predictor in predictors_of(program).values():

@@ -8,6 +8,7 @@ number of trials for that.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -111,7 +112,7 @@ def run_task(task: Task, folder: RunFolder, reporter: Reporter) -> Compilation:
         except BaseException as error:
             status = "failed" if isinstance(error, Exception) else "interrupted"
             ended = {"ledger": asdict(engine.ledger), "seconds": round(clock.now(), 3)}
-            if not (isinstance(error, RunError) and isinstance(error.__cause__, OSError)):
+            with contextlib.suppress(RunError):  # the disk may be full, which `error` says already
                 folder.write({**state, "status": status, "reason": str(error) or type(error).__name__, **ended})
             raise
 
@@ -141,24 +142,38 @@ def _run(
     baseline = candidate_of(task.program)
     search = Search(evaluator, Space(()), task.dev, task.train, budget, task.seed, observe)
     zero = search.baseline(baseline)
+    took = clock.now()
     reporter.phase("demos", budget.share(evaluator, count))
     search.space = make_space(task, evaluator, engine)
     reporter.phase("search", budget.share(evaluator, count))
     if budget.seconds is not None:
-        search.budget = replace(budget, seconds=_time_for_search(budget.seconds, clock.now(), task))
-    factory = strategy_named(task.optimizer)
-    strategy = factory(search.space, seed=task.seed, baseline=zero.score, storage=f"sqlite:///{folder.study}")
-    result = search.run(zero, strategy)
+        search.budget = replace(budget, seconds=_time_for_search(budget.seconds, took, task))
+    result = _searched(task, folder, search, zero)
     state["search"] = stopped or {"trials": result.trials, "stopped_by": result.stopped_by}
     folder.write({**state, "status": "running"})
     reporter.phase("test", 1.0)
     return _finish(task, folder, evaluator, engine, clock, result, state)
 
 
+def _searched(task: Task, folder: RunFolder, search: Search, zero: Trial) -> SearchResult:
+    """The search, with Optuna's study in the run's folder. Raises `RunError` when that can't be written."""
+    from optuna.exceptions import StorageInternalError
+    from sqlalchemy.exc import SQLAlchemyError
+
+    factory = strategy_named(task.optimizer)
+    try:
+        strategy = factory(search.space, seed=task.seed, baseline=zero.score, storage=folder.study_url)
+        return search.run(zero, strategy)
+    except (StorageInternalError, SQLAlchemyError) as error:
+        reason = str(error.__cause__ or error).partition("\n")[0]
+        raise RunError(
+            f"can't write the study: {reason}", path=folder.study, hint="Make room and start again."
+        ) from error
+
+
 def _time_for_search(seconds: float, baseline: float, task: Task) -> float:
     """The budget in seconds less what the test split will take: both programs, at the baseline's pace at most."""
-    pace = baseline / max(1, len(task.dev))
-    return max(baseline, seconds - 2 * pace * len(task.test))
+    return seconds - 2 * baseline / max(1, len(task.dev)) * len(task.test)
 
 
 def _finish(

@@ -63,6 +63,13 @@ class RunFolder:
         return self.path / "study.db"
 
     @property
+    def study_url(self) -> str:
+        """Optuna's database as SQLAlchemy names it, where `?` and `%` in a path mean something."""
+        from sqlalchemy.engine import URL
+
+        return URL.create("sqlite", database=str(self.study)).render_as_string()
+
+    @property
     def run(self) -> Path:
         """What the run is and how it stands."""
         return self.path / "run.json"

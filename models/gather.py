@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import cast
 
@@ -49,6 +50,9 @@ class Gatherer:
         self._strays: list[_Call] = []
         self._busy = False
         self._local = threading.local()
+        # The engine always runs in this one thread: OpenMP keeps a pool of workers, and the allocator an arena, for each
+        # thread that calls them, and a batch would otherwise be computed by whichever caller happens to come last.
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="cuecard-engine")
 
     def __deepcopy__(self, memo: object) -> Gatherer:
         return self  # copying a program must not copy the model's weights
@@ -127,7 +131,7 @@ class Gatherer:
         self._busy = True
         self._condition.release()
         try:
-            _answer(self.engine, batch)
+            self._thread.submit(_answer, self.engine, batch).result()
         finally:
             self._condition.acquire()
             self._busy = False

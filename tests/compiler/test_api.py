@@ -167,6 +167,30 @@ def test_several_mistakes_are_told_together(tmp_path: Path) -> None:
     assert all(name in str(caught.value) for name in ("budget.seconds", "search.demos", "seed"))
 
 
+@pytest.mark.parametrize(
+    ("program", "told"), [(Triage, "an instance, Triage()"), (None, "a dspy.Module"), ("f1".upper, "a dspy.Module")]
+)
+def test_what_is_no_program_is_told(program: Any, told: str, tmp_path: Path) -> None:
+    for ask in (
+        lambda: compile_tickets(tmp_path, program=program),
+        lambda: cuecard.evaluate(program, tickets(3, 2), "exact_match", target=target()),
+    ):
+        with pytest.raises(InputError, match="is no program") as caught:
+            ask()
+        assert told in str(caught.value)
+
+
+@pytest.mark.parametrize("given", [DummyLM([]), 3])
+def test_what_is_no_target_is_told(given: Any, tmp_path: Path) -> None:
+    for ask in (
+        lambda: compile_tickets(tmp_path, target=given),
+        lambda: cuecard.evaluate(Triage(), tickets(3, 2), "exact_match", target=given),
+        lambda: cuecard.load(spec_folder(tmp_path), target=given),
+    ):
+        with pytest.raises(InputError, match=r"is no target; expected cuecard.target\(...\), or a model's name"):
+            ask()
+
+
 def test_a_program_without_predictors_is_refused(tmp_path: Path) -> None:
     class Nothing(dspy.Module):
         def forward(self, ticket: str) -> dspy.Prediction:

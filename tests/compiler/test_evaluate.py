@@ -176,7 +176,7 @@ def test_a_program_that_breaks_on_a_row_fails_that_row_with_the_reason() -> None
     assert outcomes[2].error == "the program broke: ValueError: two lines"
 
 
-@pytest.mark.parametrize("made", ["text", 3, None, [1, 2], object()], ids=repr)
+@pytest.mark.parametrize("made", ["text", 3, None, [1, 2], object()], ids=lambda made: type(made).__name__)
 def test_a_program_that_gives_no_prediction_fails_the_row(made: Any) -> None:
     class Odd(Echo):
         def forward(self, text: str) -> Any:

@@ -116,7 +116,7 @@ def test_there_is_a_line_for_every_model_call(done: Any) -> None:
 
 def test_optunas_study_holds_the_search(done: Any) -> None:
     compiled, _, told = done
-    study = optuna.load_study(study_name="cuecard", storage=f"sqlite:///{compiled.compilation.folder.study}")
+    study = optuna.load_study(study_name="cuecard", storage=compiled.compilation.folder.study_url)
     assert study.trials[0].value == told.trials[0].score
     assert len(study.trials) >= len(told.trials)
 
@@ -380,6 +380,30 @@ def test_a_metric_that_breaks_in_the_search_ends_it(tmp_path: Path) -> None:
 
     with pytest.raises(InputError, match="metric 'metric' raised ZeroDivisionError: no more, on example"):
         compile_tickets(tmp_path, metric=metric)
+
+
+def test_a_study_that_cannot_be_written_ends_the_run(tmp_path: Path) -> None:
+    class Spoiling(Told):
+        def begin(self, task: Any, folder: Any, recorded: int) -> None:
+            self.folder = folder
+
+        def phase(self, name: str, share: float) -> None:
+            if name == "search":
+                self.folder.study.mkdir()
+
+    with pytest.raises(RunError, match="can't write the study: unable to open database file") as caught:
+        compile_tickets(tmp_path, reporter=Spoiling())
+    assert caught.value.path == str(tmp_path / "triage-1" / "study.db")
+    (tmp_path / "triage-1" / "study.db").rmdir()
+    assert compile_tickets(tmp_path).compilation.folder.path.name == "triage-1"
+
+
+@pytest.mark.parametrize("name", ["what? now", "100%20", "a#b", "ünï & co"])
+def test_a_run_may_stand_in_a_folder_of_any_name(name: str, tmp_path: Path) -> None:
+    compiled = compile_tickets(tmp_path / name, budget=Budget(trials=2))
+    found = sorted(path.name for path in compiled.compilation.folder.path.iterdir() if path.name != ".lock")
+    assert found == ["calls.jsonl", "run.json", "study.db", "trials.jsonl"]
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 def test_a_full_disk_ends_the_run_and_leaves_it_unfinished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -79,9 +79,9 @@ def test_killed_anywhere_and_gone_on_with(share: float, alone: Any, tmp_path: Pa
 
 def test_killed_many_times_in_the_middle_of_writing(alone: Any, tmp_path: Path) -> None:
     generator = random.Random(0)
-    for life in range(4):
+    for _ in range(3):
         with pytest.raises(Killed):
-            compile_tickets(tmp_path, learner(kill_at=life + 3))
+            compile_tickets(tmp_path, learner(kill_at=3))
         journal = tmp_path / "triage-1" / "calls.jsonl"
         content = journal.read_bytes()
         journal.write_bytes(content[: len(content) - generator.randrange(1, 3000)])
@@ -190,7 +190,7 @@ nodes:
 outputs: {queue: "${route.queue}"}
 data: {train: train.jsonl, dev: dev.jsonl, test: test.jsonl}
 metric: exact_match
-optimize: {budget: {metric_calls: 80}, search: {instructions: 2, demos: [0, 2]}}
+optimize: {budget: {metric_calls: 90}, search: {instructions: 2, demos: [0, 2]}}
 """
 
 SCRIPT = """
@@ -249,13 +249,14 @@ def count(path: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
+@pytest.mark.slow
 def test_processes_that_are_killed_three_times_write_the_same_file(tiny_model: Path, tmp_path: Path) -> None:
     alone, killed = laid_out(tmp_path / "alone"), laid_out(tmp_path / "killed")
     whole = process(alone, tiny_model, "never")
     assert whole.returncode == 0, whole.stderr
     content = (alone / "tiny.compiled.yaml").read_bytes()
     run = killed / "runs" / "tiny-1"
-    moments: Sequence[tuple[str, str]] = (("calls>=1", "running"), ("trials>=4", "running"), ("test", "running"))
+    moments: Sequence[tuple[str, str]] = (("calls>=1", "running"), ("trials>=3", "running"), ("test", "running"))
     seen = []
     for when, status in moments:
         done = process(killed, tiny_model, when)
@@ -264,7 +265,7 @@ def test_processes_that_are_killed_three_times_write_the_same_file(tiny_model: P
         assert json.loads((run / "run.json").read_text())["status"] == status
         seen.append((count(run / "calls.jsonl"), count(run / "trials.jsonl")))
     assert seen[0][1] == 0, "killed in the baseline"
-    assert 4 <= seen[1][1] < seen[2][1], "killed in the search"
+    assert 3 <= seen[1][1] < seen[2][1], "killed in the search"
     assert 0 < seen[0][0] < seen[1][0] < seen[2][0] < count(alone / "runs" / "tiny-1" / "calls.jsonl")
     last = process(killed, tiny_model, "never")
     assert last.returncode == 0, last.stderr
