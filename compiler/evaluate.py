@@ -90,8 +90,8 @@ def run_program(
         except BaseException as interrupted:
             broken.append(interrupted)
             raise
-    if broken:
-        raise broken[0]
+    if broken:  # an interrupt goes before what it made of the other rows' calls
+        raise next((error for error in broken if not isinstance(error, Exception)), broken[0])
     return [outcome for outcome in outcomes if outcome is not None]
 
 

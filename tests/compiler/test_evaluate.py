@@ -119,10 +119,11 @@ def test_the_observer_hears_of_every_row() -> None:
     assert max(heard) == 30
 
 
-def test_nothing_is_left_running_or_configured() -> None:
-    threads, before = threading.active_count(), dspy.settings.lm
+def test_no_worker_is_left_running_and_nothing_configured() -> None:
+    before = dspy.settings.lm
     run(Echo(), rows(20))
-    assert threading.active_count() == threads
+    left = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
+    assert not [name for name in left if not name.startswith("cuecard-engine")], "an engine keeps its own thread"
     assert dspy.settings.lm is before
 
 
@@ -296,6 +297,15 @@ def test_an_interrupt_in_a_worker_is_not_swallowed(stop: type[BaseException]) ->
 
     with pytest.raises(stop):
         run(Echo(act), rows(3))
+
+
+@pytest.mark.parametrize("_", range(5))
+def test_an_interrupt_in_the_engine_is_not_told_as_its_failure(_: int) -> None:
+    def before(batch: Any) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(Echo(), rows(30), FakeEngine(before=before))
 
 
 def test_another_lm_is_refused() -> None:
