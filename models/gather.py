@@ -52,8 +52,6 @@ class Gatherer:
         self._local = threading.local()
         # The engine always runs in this one thread: for each thread that calls them, OpenMP keeps a pool of workers and
         # the allocator an arena, and a batch would otherwise be computed by whichever caller comes last.
-        # The engine always runs in this one thread: for each thread that calls them, OpenMP keeps a pool of workers and
-        # the allocator an arena, and a batch would otherwise be computed by whichever caller comes last.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="cuecard-engine")
 
     def __deepcopy__(self, memo: object) -> Gatherer:
