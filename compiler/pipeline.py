@@ -37,6 +37,7 @@ from .journal import Clock, JournaledEngine
 from .run_folder import RunFolder
 
 DEMO_SETS = 32
+START_TOKENS = 1000
 SPLITS = ("dev", "test")
 
 
@@ -225,20 +226,31 @@ def make_space(task: Task, evaluator: ProgramEvaluator, engine: JournaledEngine)
         calibrations: tuple[str, ...] | None = None if task.search.calibrations == "auto" else task.search.calibrations
         if not task.train:  # nothing to calibrate on but the content-free input
             calibrations = tuple(m for m in calibrations or ("none", "contextual") if m in ("none", "contextual"))
+        counts = demo_counts(low, high, len(pool))
         parts.append(
             PredictorSpace(
                 name,
                 signature,
                 instructions_for(signature, task.search.instructions),
-                demo_counts(low, high, len(pool)),
+                counts,
                 sets(pool, DEMO_SETS, high, seed=task.seed, name=name) if pool else (),
                 search_formats(task.search, engine),
                 readouts_for(signature, readouts, calibrations),
                 search_decoding(signature, state.decoding, pool, engine),
                 task.search.decoding,
+                start_count(counts, pool, engine),
             )
         )
     return Space(tuple(parts))
+
+
+def start_count(counts: Sequence[int], pool: Sequence[Demo], engine: JournaledEngine) -> int:
+    """How many demos the first points show: as many as make about `START_TOKENS` tokens, since long ones cost time."""
+    if not pool:
+        return counts[-1]
+    lengths = [len(engine.tokenizer.encode(" ".join(map(str, demo.values())))) for demo in pool]
+    mean = sum(lengths) / len(lengths)
+    return max((count for count in counts if count * mean <= START_TOKENS), default=counts[0])
 
 
 def search_formats(search: SearchSpec, engine: JournaledEngine) -> tuple[FormatChoice, ...]:

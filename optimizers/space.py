@@ -39,7 +39,7 @@ class Suggest(Protocol):
 @dataclass(frozen=True)
 class PredictorSpace:
     """The dimensions of one predictor. `demo_sets` are ordered draws; `demo_counts` says how many of one may be
-    shown.
+    shown, `start_count` (default: the most) how many the first points show.
     """
 
     name: str
@@ -51,6 +51,7 @@ class PredictorSpace:
     readouts: tuple[str, ...]
     decoding: Decoding
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    start_count: int | None = None
 
     def suggest(self, trial: Suggest) -> dict[str, Any]:
         """Draw a value for each dimension that applies."""
@@ -159,7 +160,7 @@ class Space:
         return {name: method for name, method in found.items() if method}
 
     def starts(self) -> list[dict[str, Any]]:
-        """Points to try first: every format once, with all the demos and the read-out that reads most.
+        """Points to try first: every format once, with many demos and the read-out that reads most.
 
         Formats decide more than anything else for small models, so none is left to chance.
         """
@@ -170,7 +171,7 @@ class Space:
                 preferred = [r for r in ("choice+batch", "choice", "text") if r in part.readouts]
                 chosen = {
                     "instruction": 0,
-                    "demos": part.demo_counts[-1],
+                    "demos": part.demo_counts[-1] if part.start_count is None else part.start_count,
                     "demo_set": index % len(part.demo_sets) if part.demo_sets else None,
                     "format": _format_key(part.formats[index % len(part.formats)]),
                     "readout": preferred[0] if preferred else part.readouts[0],
