@@ -9,13 +9,11 @@ import dspy
 
 from ..errors import ReadError
 from ..metrics.base import Metric
-from ..models.gather import Gatherer, RequestFailed
-from ..models.lm import bridge_of
+from ..models.gather import RequestFailed
 from ..optimizers.base import Candidate, Outcome, Row
-from ..programs.formats.registry import format_named
 from ..programs.predictor import Predictor
 from ..programs.prompt import PromptTooLong
-from ..programs.readout import Call, Choice, first_prompt, recorded_choices
+from ..programs.readout import Choice, recorded_choices
 from .evaluate import run_program
 from .journal import Clock
 
@@ -117,30 +115,17 @@ class ProgramEvaluator:
 
     def prompt_tokens(self, candidate: Candidate, rows: Sequence[Row]) -> float:
         """See `Evaluator.prompt_tokens`: the prompts of those predictors whose inputs the rows hold, rendered only."""
+        predictors = predictors_of(apply(self.program, candidate))
         counts = [
-            len(first_prompt(call).ids)
+            len(predictor.prompt(lm=self._lm, **inputs).ids)
             for row in rows
-            for name in self.signatures
-            if (call := self._call(candidate, name, row)) is not None
+            for name, predictor in predictors.items()
+            if (inputs := self._inputs(name, row)) is not None
         ]
         return sum(counts) / max(1, len(rows))
 
-    def _call(self, candidate: Candidate, name: str, row: Row) -> Call | None:
-        signature, columns = self.signatures[name], self.columns(name)
-        values = {**row.inputs, **row.labels}
-        inputs = {field: values.get(columns.get(field, "")) for field in signature.input_fields}
-        if any(value is None for value in inputs.values()):
-            return None
-        state = candidate.states[name]
-        if state.instructions is not None:
-            signature = signature.with_instructions(state.instructions)
-        return Call(self._gatherer, format_named(state.format), signature, state.demos, inputs, state)
-
-    @property
-    def _gatherer(self) -> Gatherer:
-        bridge = bridge_of(self._lm)
-        assert bridge is not None, "run_program has checked that the LM is ours"
-        return bridge.gatherer
-
-
-__all__ = ["Columns", "ProgramEvaluator", "PromptTooLong", "apply", "candidate_of", "predictors_of", "same_names"]
+    def _inputs(self, name: str, row: Row) -> dict[str, Any] | None:
+        """A predictor's inputs as the row holds them; None where it does not hold them all."""
+        columns, values = self.columns(name), {**row.inputs, **row.labels}
+        inputs = {field: values.get(columns.get(field, "")) for field in self.signatures[name].input_fields}
+        return None if any(value is None for value in inputs.values()) else inputs

@@ -21,7 +21,6 @@ from ..metrics.base import Metric
 from ..metrics.statistics import Score, interval
 from ..models.engine import Decoding, Turn
 from ..models.lm import language_model
-from ..models.sampling import derive_seed
 from ..models.target import Target
 from ..optimizers.base import Budget, Candidate, Outcome, Row, Trial
 from ..optimizers.demos import Demo, pools, sets
@@ -31,6 +30,7 @@ from ..optimizers.search import Search, SearchResult
 from ..optimizers.space import FORMATS, PredictorSpace, Space, demo_counts, readouts_for
 from ..programs.schema import SearchSpec
 from ..programs.state import FormatChoice, PredictorState, ReadOut
+from ..seeds import derive_seed
 from ..signatures import choices, write
 from .evaluator import Columns, ProgramEvaluator, candidate_of
 from .journal import Clock, JournaledEngine
@@ -38,7 +38,6 @@ from .run_folder import RunFolder
 
 DEMO_SETS = 32
 START_TOKENS = 1000
-SPLITS = ("dev", "test")
 
 
 @dataclass(frozen=True)

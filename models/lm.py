@@ -16,9 +16,9 @@ import dspy
 from dspy import lm15
 from pydantic import ValidationError
 
+from ..seeds import derive_seed
 from .engine import Decoding, Engine, GenerateRequest, Turn
 from .gather import Gatherer, RequestFailed
-from .sampling import derive_seed
 
 EXTENSION = "cuecard"
 EXTENSIONS = ("min_p", "repetition_penalty", "grammar", "prefill", "raw")

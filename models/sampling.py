@@ -9,7 +9,6 @@ else is in the batch.
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -17,15 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..seeds import derive_seed
 from .engine import Decoding
 
 COLDEST = 1e-30  # below, float32 has no room between a temperature and 0
-
-
-def derive_seed(seed: int, *parts: int | str) -> int:
-    """A 63-bit seed for a part of a seeded whole: the same for the same arguments, unrelated for others."""
-    text = "/".join([str(seed), *(str(part) for part in parts)])
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
 def log_normaliser(logits: Tensor) -> Tensor:

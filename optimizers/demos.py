@@ -16,7 +16,7 @@ from typing import Any
 
 import dspy
 
-from ..models.sampling import derive_seed
+from ..seeds import derive_seed
 from ..signatures.types import shape
 from .base import Candidate, Evaluator, Outcome, Row
 

@@ -18,7 +18,7 @@ from typing import Any
 import optuna
 
 from ..errors import InputError, nearest
-from ..models.sampling import derive_seed
+from ..seeds import derive_seed
 from .base import Proposal, Strategy
 from .space import Space
 

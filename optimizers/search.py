@@ -20,7 +20,7 @@ import numpy as np
 from ..errors import RunError
 from ..metrics.base import Measurement, Metric
 from ..metrics.statistics import PairedResult, losing, paired_test
-from ..models.sampling import derive_seed
+from ..seeds import derive_seed
 from .base import Budget, Candidate, Evaluator, Outcome, Proposal, Row, Strategy, Trial
 from .calibrate import calibrate
 from .selection import best_of_many

@@ -24,6 +24,7 @@ import dspy
 from ..errors import InputError
 from ..models.engine import Decoding, GenerateRequest, ScoreRequest
 from ..models.gather import Gatherer
+from ..seeds import derive_seed
 from ..signatures import choice_value, choices
 from .formats.base import Format, Values
 from .prompt import Prompt, render
@@ -148,8 +149,6 @@ def _read(call: Call, field: str, text: str) -> Any:
 
 
 def _sample_seed(decoding: Decoding, sample: int) -> int:
-    from ..models.sampling import derive_seed
-
     return decoding.seed if sample == 0 else derive_seed(decoding.seed, "sample", sample)
 
 
