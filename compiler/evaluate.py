@@ -48,35 +48,51 @@ def run_program(
     metric: measures each prediction; None for no measurement. observer: told the number of finished rows, from any
     thread. Raises `RunError` when the engine dies, and whatever `CuecardError` is not one example's own.
     """
+    return run_programs([program], rows, lm=lm, metric=metric, observer=observer)[0]
+
+
+def run_programs(
+    programs: Sequence[dspy.Module],
+    rows: Sequence[Row],
+    *,
+    lm: dspy.LM,
+    metric: Metric | None = None,
+    observer: Observer | None = None,
+) -> list[list[Outcome]]:
+    """`run_program` for several programs at once, whose model calls meet in the same batches: outcomes by program."""
     bridge = bridge_of(lm)
     if bridge is None:
         raise InputError("evaluation needs a Cuecard target", hint="Use cuecard.target(...).")
-    names = {id(predictor): name for name, predictor in program.named_predictors()}
-    gold = frozenset(program.output_types) if isinstance(program, Graph) else None
-    outcomes: list[Outcome | None] = [None] * len(rows)
-    queue = iter(enumerate(rows))
+    names = {id(part): name for program in programs for name, part in program.named_predictors()}
+    jobs = [(program, row) for program in programs for row in rows]
+    outcomes: list[Outcome | None] = [None] * len(jobs)
+    queue = iter(enumerate(jobs))
     lock = threading.Lock()
     broken: list[BaseException] = []
-    count = min(len(rows), MOST_WORKERS)
+    count = min(len(jobs), MOST_WORKERS)
     ready = threading.Barrier(count) if count else None
+    finished = 0
 
     def work() -> None:
+        nonlocal finished
         with bridge.gatherer.worker():
             if ready is not None:
                 ready.wait()
             while not broken:
                 with lock:
-                    place, row = next(queue, (None, None))
-                if place is None or row is None:
+                    place, job = next(queue, (None, None))
+                if place is None or job is None:
                     return
                 bridge.gatherer.working_on(place)
                 try:
-                    outcomes[place] = _one(program, row, metric, names, gold)
+                    outcomes[place] = _one(*job, metric, names)
                 except BaseException as error:
                     broken.append(error)
                     return
+                with lock:
+                    finished += 1
                 if observer is not None:
-                    observer(sum(outcome is not None for outcome in outcomes))
+                    observer(finished)
 
     with dspy.context(lm=lm, trace=[], callbacks=[]):
         threads = [
@@ -92,7 +108,13 @@ def run_program(
             raise
     if broken:  # an interrupt goes before what it made of the other rows' calls
         raise next((error for error in broken if not isinstance(error, Exception)), broken[0])
-    return [outcome for outcome in outcomes if outcome is not None]
+    done = [outcome for outcome in outcomes if outcome is not None]
+    return [done[first * len(rows) : (first + 1) * len(rows)] for first in range(len(programs))]
+
+
+def gold_fields(program: dspy.Module) -> frozenset[str] | None:
+    """The labels that a program's outputs are compared with; None: all of them."""
+    return frozenset(program.output_types) if isinstance(program, Graph) else None
 
 
 def measured(program: dspy.Module, outcomes: Sequence[Outcome], metric: Metric) -> list[Measurement]:
@@ -100,7 +122,7 @@ def measured(program: dspy.Module, outcomes: Sequence[Outcome], metric: Metric) 
 
     Raises `RunError` when the metric breaks.
     """
-    gold = frozenset(program.output_types) if isinstance(program, Graph) else None
+    gold = gold_fields(program)
     found: list[Measurement] = []
     for outcome in outcomes:
         labels = _gold(outcome.row, gold)
@@ -111,10 +133,9 @@ def measured(program: dspy.Module, outcomes: Sequence[Outcome], metric: Metric) 
     return found
 
 
-def _one(
-    program: dspy.Module, row: Row, metric: Metric | None, names: Mapping[int, str], gold: frozenset[str] | None
-) -> Outcome:
+def _one(program: dspy.Module, row: Row, metric: Metric | None, names: Mapping[int, str]) -> Outcome:
     trace: list[Any] = []
+    gold = gold_fields(program)
     with dspy.context(trace=trace), recorded_choices() as choices:
         try:
             prediction = program(**row.inputs)

@@ -14,7 +14,7 @@ from ..optimizers.base import Candidate, Outcome, Row
 from ..programs.predictor import Predictor
 from ..programs.prompt import PromptTooLong
 from ..programs.readout import Choice, recorded_choices
-from .evaluate import run_program
+from .evaluate import run_programs
 from .journal import Clock
 
 Columns = Mapping[str, Mapping[str, str]]
@@ -90,16 +90,20 @@ class ProgramEvaluator:
 
     def run(self, candidate: Candidate, rows: Sequence[Row]) -> list[Outcome]:
         """See `Evaluator.run`."""
+        return self.run_many([candidate], rows)[0]
+
+    def run_many(self, candidates: Sequence[Candidate], rows: Sequence[Row]) -> list[list[Outcome]]:
+        """See `Evaluator.run_many`."""
         spent = self._spent
         observer = self._observer
-        outcomes = run_program(
-            apply(self.program, candidate),
+        outcomes = run_programs(
+            [apply(self.program, candidate) for candidate in candidates],
             rows,
             lm=self._lm,
             metric=self._metric,
             observer=None if observer is None else lambda done: observer(spent + done),
         )
-        self._spent += len(rows)
+        self._spent += len(candidates) * len(rows)
         return outcomes
 
     def probe(self, candidate: Candidate, predictor: str, inputs: Mapping[str, Any]) -> list[Choice]:

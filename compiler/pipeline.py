@@ -2,8 +2,8 @@
 
 A run that was stopped is taken up by running all of this again over its journal: the same steps ask for the same
 model calls, which are answered from the record up to where it ends. So resuming needs no code of its own, and ends in
-the same bytes. The one thing that the record can't tell is when a budget in seconds ran out; `run.json` keeps the
-number of trials for that.
+the same bytes. The one thing that the record can't tell is what was decided by the clock, because a budget in seconds
+ran short; `run.json` keeps the width of every generation of the search for that, and whether it was the last.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from .journal import Clock, JournaledEngine
 from .run_folder import RunFolder
 
 DEMO_SETS = 32
+WIDTH = 12
 START_TOKENS = 1000
 
 
@@ -101,8 +102,8 @@ def run_task(task: Task, folder: RunFolder, reporter: Reporter) -> Compilation:
     """Compile `task` in `folder`. Raises `InputError` and `RunError`; the run can be taken up again after either."""
     with folder:
         folder.begin()
-        stopped = folder.read().get("search")
-        state: dict[str, Any] = {**_described(task), **({"search": stopped} if stopped else {})}
+        planned = folder.read().get("search")
+        state: dict[str, Any] = {**_described(task), **({"search": planned} if planned else {})}
         folder.write({**state, "status": "running"})
         clock = Clock()
         engine = JournaledEngine(task.target.engine, folder.calls, clock)
@@ -128,8 +129,9 @@ def _run(
         columns=task.columns,
         observer=lambda done: reporter.runs(done, clock.now()),
     )
-    stopped = state.get("search")
-    budget = Budget(trials=stopped["trials"]) if stopped else task.budget
+    planned = state.get("search") or {"generations": []}
+    schedule = list(planned["generations"])
+    budget = Budget(trials=0) if "stopped_by" in planned else task.budget
     count = 0
 
     def observe(trial: Trial) -> None:
@@ -140,7 +142,15 @@ def _run(
 
     reporter.phase("baseline", 0.0)
     baseline = candidate_of(task.program)
-    search = Search(evaluator, Space(()), task.dev, task.train, budget, task.seed, observe)
+    widths: list[int] = []
+
+    def plan(width: int) -> None:
+        widths.append(width)
+        if len(widths) > len(schedule):
+            state["search"] = {"generations": list(widths)}
+            folder.write({**state, "status": "running"})
+
+    search = Search(evaluator, Space(()), task.dev, task.train, budget, task.seed, observe, WIDTH, schedule, plan)
     zero = search.baseline(baseline)
     took = clock.now()
     reporter.phase("demos", budget.share(evaluator, count))
@@ -149,7 +159,8 @@ def _run(
     if budget.seconds is not None:
         search.budget = replace(budget, seconds=_time_for_search(budget.seconds, took, task))
     result = _searched(task, folder, search, zero)
-    state["search"] = stopped or {"trials": result.trials, "stopped_by": result.stopped_by}
+    if "stopped_by" not in planned:
+        state["search"] = {"generations": widths, "trials": result.trials, "stopped_by": result.stopped_by}
     folder.write({**state, "status": "running"})
     reporter.phase("test", 1.0)
     return _finish(task, folder, evaluator, engine, clock, result, state)

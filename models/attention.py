@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 NAME = "cuecard_tree"
+SCORES = 1 << 20  # scores that `dense` holds at once
 
 
 class Plan(Protocol):
@@ -92,6 +93,34 @@ def grouped(
     folded = query.reshape(batch, shared, heads // shared * rows, width)
     out, lse = partial(folded, key, value, scale, mask)
     return out.reshape(batch, heads, rows, width), lse.reshape(batch, heads, rows)
+
+
+def dense(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """Every row's attention to every key: query [H, R, D], key and value [Hkv, L, D] to [H, R, D] and [H, R].
+
+    What most of a prefill over a long shared prefix is. In 16 bits it is two plain matrix products a block of rows,
+    with the scores between them small enough for the cache: on a CPU that is over twice as fast as the fused kernel,
+    which spends its time between the products, and as exact as transformers' own eager attention.
+    """
+    if query.dtype not in (torch.bfloat16, torch.float16):
+        out, lse = grouped(query[None], key[None], value[None], scale)
+        return out[0], lse[0]
+    heads, rows, width = query.shape
+    shared, length = key.shape[:2]
+    folded = (query * scale).reshape(shared, heads // shared * rows, width)
+    keys, value = key.transpose(1, 2).contiguous(), value.contiguous()
+    output = folded.new_empty(*folded.shape[:2], value.shape[2], dtype=torch.float32)
+    lse = folded.new_empty(folded.shape[:2], dtype=torch.float32)
+    step = max(64, SCORES // (shared * length) // 64 * 64)
+    for first in range(0, folded.shape[1], step):
+        part = slice(first, first + step)
+        scores = torch.bmm(folded[:, part], keys)
+        peak = scores.amax(dim=-1, keepdim=True)
+        weights = scores.sub_(peak).exp_()
+        total = weights.sum(dim=-1, dtype=torch.float32)
+        torch.div(torch.bmm(weights, value), total[..., None], out=output[:, part])
+        torch.add(peak[..., 0], total.log_(), out=lse[:, part])
+    return output.reshape(heads, rows, -1), lse.reshape(heads, rows)
 
 
 def repeat_heads(states: Tensor, heads: int) -> Tensor:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .attention import KeyValues, Merge, grouped
+from .attention import KeyValues, Merge, dense, grouped
 from .constraints import Matcher
 from .engine import FinishReason, Sample, Tokenizer
 from .sampling import Sampler
@@ -118,10 +118,8 @@ class DecodePlan:
         merge = Merge(out[:, :, 0].transpose(0, 1).float().contiguous(), lse[:, :, 0].transpose(0, 1).contiguous())
         shared_keys, shared_values = self.store.layers[layer]
         for low, high, first, last in self.shared:
-            out, lse = grouped(
-                query[None, :, first:last], shared_keys[None, :, low:high], shared_values[None, :, low:high], scale
-            )
-            merge.add(first, last, out[0], lse[0])
+            part = slice(low, high)
+            merge.add(first, last, *dense(query[:, first:last], shared_keys[:, part], shared_values[:, part], scale))
         return merge.output.to(query.dtype)
 
     def keep(self, rows: list[int]) -> None:

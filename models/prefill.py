@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .attention import KeyValues, Merge, grouped, partial, repeat_heads
+from .attention import KeyValues, Merge, dense, partial, repeat_heads
 from .tree import Segment, TokenTree
 
 BLOCK = 128
@@ -62,8 +62,7 @@ class ChunkPlan:
         for bucket in self.buckets:
             self._attend_block(bucket, query, wide_key[0], wide_value[0], scale, merge)
         for low, high, first, last in self.above:
-            out, lse = grouped(query[None, :, first:last], keys[None, :, low:high], values[None, :, low:high], scale)
-            merge.add(first, last, out[0], lse[0])
+            merge.add(first, last, *dense(query[:, first:last], keys[:, low:high], values[:, low:high], scale))
         return merge.output.to(query.dtype)
 
     @staticmethod

@@ -96,6 +96,9 @@ class Evaluator(Protocol):
     def run(self, candidate: Candidate, rows: Sequence[Row]) -> list[Outcome]:
         """The outcome of each row, in order."""
 
+    def run_many(self, candidates: Sequence[Candidate], rows: Sequence[Row]) -> list[list[Outcome]]:
+        """Each candidate's outcome of each row, in order. They run side by side: their calls fill the same batches."""
+
     def probe(self, candidate: Candidate, predictor: str, inputs: Mapping[str, Any]) -> list[Choice]:
         """The choices that one predictor makes for `inputs`, outside the program."""
 
@@ -146,7 +149,7 @@ class Strategy(Protocol):
     """What chooses the next point. One instance serves one search; it draws only from its own seeded generator."""
 
     def propose(self) -> Proposal | None:
-        """The next point, or None when there is nothing left to try. Called again only after `observe`."""
+        """The next point, or None when there is nothing left to try. Several points may be out at once."""
 
     def observe(self, proposal: Proposal, value: float, best: bool) -> None:
         """How the point fared: its estimated score on all of dev, and whether it is the best so far."""
@@ -154,9 +157,8 @@ class Strategy(Protocol):
 
 @dataclass(frozen=True)
 class Trial:
-    """One line of `trials.jsonl`. `status`: `complete` (ran on all of dev), `dropped` (a paired test gave it up after
-    `examples`), `failed` (`reason`). `score` is the aggregate on the examples seen, `estimate` the one for all of
-    dev.
+    """One line of `trials.jsonl`. `status`: `complete` (ran on all of dev), `dropped` (behind after `examples`),
+    `failed` (`reason`). `score` is the aggregate on the examples seen, `estimate` the one for all of dev.
     """
 
     number: int

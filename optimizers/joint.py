@@ -1,10 +1,11 @@
 """Strategies that draw points of the joint space through Optuna: `joint` (TPE and local moves) and `random`.
 
 `joint` starts from every format once, then lets the tree-structured Parzen estimator (Bergstra et al. 2011;
-multivariate and grouped, so that conditional dimensions are modelled where they exist) propose. Every second proposal
-afterwards is the best point so far with one or two dimensions changed, which sharpens what is already good; the
-dimensions that move small models most (which demos, then format and read-out) are changed most often. `random` draws
-uniformly after the same start: the yardstick for any other strategy.
+multivariate and grouped, so that conditional dimensions are modelled where they exist; points that are out are counted
+as bad ones, so that a generation spreads) propose. Two of three proposals afterwards are the best point so far with
+one or two dimensions changed, which sharpens what is already good; the dimensions that move small models most (which
+demos, then format and read-out) are changed most often. `random` draws uniformly after the same start: the yardstick
+for any other strategy.
 """
 
 from __future__ import annotations
@@ -23,15 +24,15 @@ from .base import Proposal, Strategy
 from .space import Space
 
 STARTUP = 10
-LOCAL_EVERY = 2
+LOCAL_OF = (2, 3)  # so many local moves of so many proposals
 WEIGHTS = {"demo_set": 4.0, "format": 2.0, "readout": 2.0}
 
 
 class OptunaStrategy:
     """Asks one Optuna study for points. The baseline is the study's trial 0.
 
-    sampler: seeded; local_every: every how many proposals the best point is varied instead (0: never); storage: an
-    Optuna storage or its URL, in which no study of this name stands yet.
+    sampler: seeded; local: how many of how many proposals vary the best point instead; storage: an Optuna storage or
+    its URL, in which no study of this name stands yet.
     """
 
     def __init__(
@@ -41,7 +42,7 @@ class OptunaStrategy:
         *,
         seed: int,
         baseline: float,
-        local_every: int = 0,
+        local: tuple[int, int] = (0, 1),
         storage: Any = None,
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -51,7 +52,7 @@ class OptunaStrategy:
         )
         zero = optuna.trial.create_trial(value=baseline, params={}, distributions={}, user_attrs={"baseline": True})
         self.study.add_trial(zero)
-        self._local_every = local_every
+        self._local = local
         self._random = random.Random(derive_seed(seed, "local"))
         self._starts = space.starts()
         self._best: optuna.Trial | None = None
@@ -62,7 +63,7 @@ class OptunaStrategy:
         """See `Strategy.propose`. Never runs out."""
         if self._starts:
             self.study.enqueue_trial(self._starts.pop(0))
-        elif self._local_every and self._best and self._asked >= STARTUP and self._asked % self._local_every == 0:
+        elif self._best and self._asked >= STARTUP and self._asked % self._local[1] < self._local[0]:
             self.study.enqueue_trial(self._near(self._best))
         self._asked += 1
         trial = self.study.ask()
@@ -101,9 +102,9 @@ def joint(space: Space, *, seed: int, baseline: float, storage: Any = None) -> S
             multivariate=True,
             group=True,
             n_startup_trials=STARTUP,
-            constant_liar=False,
+            constant_liar=True,
         )
-    return OptunaStrategy(space, sampler, seed=seed, baseline=baseline, local_every=LOCAL_EVERY, storage=storage)
+    return OptunaStrategy(space, sampler, seed=seed, baseline=baseline, local=LOCAL_OF, storage=storage)
 
 
 def uniform(space: Space, *, seed: int, baseline: float, storage: Any = None) -> Strategy:

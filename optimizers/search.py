@@ -1,16 +1,19 @@
-"""The search: candidates race the incumbent on the same dev examples, and the winner must beat the baseline.
+"""The search: candidates race each other and the incumbent on the same dev examples; the winner must beat the baseline.
 
-The uncompiled program is trial 0 and the first incumbent. Each candidate then runs on growing blocks of dev, in an
-order of its own (in one order for all, an incumbent that was lucky on the first block would turn everything away),
-and is dropped as soon as a paired test says that it is worse than the incumbent (racing, Maron and Moore 1994). One
-that reaches the end of dev with a better score becomes the incumbent. A dropped candidate's score on all of dev is
-estimated by the incumbent's plus the mean paired difference, which the strategy learns from. In the end the incumbent
-is compared with the baseline on all of dev by a paired test that counts how many candidates it is the best of
-(`selection.py`), and the baseline is kept if the test is not passed.
+The uncompiled program is trial 0 and the first incumbent. Candidates come in generations that run side by side, so
+that their calls fill the same batches, on growing blocks of dev, in an order of the generation's own (in one order for
+all, an incumbent that was lucky on the first block would turn everything away). After each block go those of which a
+paired test says that they are worse than the incumbent (racing, Maron and Moore 1994), and then the worse half of the
+others (successive halving, Jamieson and Talwalkar 2016). One that reaches the end of dev with a better score becomes
+the incumbent. A dropped candidate's score on all of dev is estimated by the incumbent's plus the mean paired
+difference, which the strategy learns from. In the end the incumbent is compared with the baseline on all of dev by a
+paired test that counts how many candidates it is the best of (`selection.py`), and the baseline is kept if the test is
+not passed.
 """
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,11 +25,12 @@ from ..metrics.base import Measurement, Metric
 from ..metrics.statistics import PairedResult, losing, paired_test
 from ..seeds import derive_seed
 from .base import Budget, Candidate, Evaluator, Outcome, Proposal, Row, Strategy, Trial
-from .calibrate import calibrate
+from .calibrate import BATCH_ROWS, calibrate
 from .selection import best_of_many
 from .space import Space
 
-FIRST_BLOCK = 32
+FIRST_BLOCK = 32  # of a candidate that races alone
+FIRST_RUNG = 16  # of a generation: all of it is seen so far
 DROP_LEVEL = 0.15
 ACCEPT_LEVEL = 0.05
 RACE_RESAMPLES = 500
@@ -68,8 +72,30 @@ def blocks(total: int, first: int = FIRST_BLOCK) -> list[int]:
 
 
 @dataclass
+class _Racer:
+    """A candidate on its way through dev."""
+
+    number: int
+    proposal: Proposal
+    candidate: Candidate
+    measurements: tuple[Measurement, ...] = ()
+    unread: int = 0
+    gap: float = 0.0
+
+    def trial(self, metric: Metric, status: str, estimate: float | None, reason: str | None = None) -> Trial:
+        """What is known of it now."""
+        score = metric.aggregate(self.measurements) if self.measurements else None
+        return Trial(self.number, self.proposal.params, self.candidate, status, len(self.measurements), score, estimate,
+                     self.unread, reason, False, self.measurements)  # fmt: skip
+
+
+@dataclass
 class Search:
-    """One search over one space. `calibration_rows` are labelled rows that dev does not hold."""
+    """One search over one space. `calibration_rows` are labelled rows that dev does not hold.
+
+    width: how many candidates race side by side; schedule: the generations' widths of an earlier life of this search,
+    which are followed before the budget is asked again; planned: told of each generation's width before it begins.
+    """
 
     evaluator: Evaluator
     space: Space
@@ -78,6 +104,9 @@ class Search:
     budget: Budget
     seed: int
     observer: Observer
+    width: int = 1
+    schedule: Sequence[int] = ()
+    planned: Callable[[int], None] = lambda width: None
 
     def __post_init__(self) -> None:
         self.order = list(self.dev)
@@ -103,67 +132,152 @@ class Search:
 
     def run(self, baseline: Trial, strategy: Strategy) -> SearchResult:
         """Propose, race and keep the best until the budget is spent or the strategy has nothing left."""
-        best, number, duplicates = baseline, 0, 0
+        metric = self.evaluator.metric
+        best = baseline
         seen = {_key(baseline.candidate, {}): baseline.estimate or 0.0}
         complete: list[Trial] = []
-        stopped_by = "exhausted"
+        number, generation, pace = 1, 0, self._first_pace()
         while True:
-            reached = self.budget.spent_on(self.evaluator, number + 1)
-            if reached is not None:
-                stopped_by = reached
+            width, stopped_by = self._next_width(generation, number, pace)
+            if not width:
                 break
+            before = self._spent()
+            racers, twins = self._draw(strategy, width, number, seen)
+            if not racers:
+                stopped_by = "exhausted"
+                break
+            self.planned(width)
+            for trial, racer in zip(self._race(racers, best, generation), racers, strict=True):
+                if trial.status == "complete":
+                    complete.append(trial)
+                    if self._better(trial, best):
+                        trial = replace(trial, best=True)
+                        best = trial
+                value = metric.low if trial.estimate is None else trial.estimate
+                seen[self._key_of(racer.proposal)] = value
+                strategy.observe(racer.proposal, value, trial.best)
+                self.observer(trial)
+            for twin in twins:
+                strategy.observe(twin, seen[self._key_of(twin)], best=False)
+            calls, seconds = (now - then for now, then in zip(self._spent(), before, strict=True))
+            pace = calls / self._most_calls(len(racers)), seconds / self._most_calls(len(racers))
+            number, generation = number + len(racers), generation + 1
+        return self._confirm(baseline, best, complete, number, stopped_by)
+
+    def _spent(self) -> tuple[float, float]:
+        return self.evaluator.spent, self.evaluator.elapsed()
+
+    def _first_pace(self) -> tuple[float, float]:
+        """`pace` before anything has raced: what calibrations cost is added, and seconds are not known."""
+        calibrated = any("+" in readout for part in self.space.predictors for readout in part.readouts)
+        extra = self.width * min(BATCH_ROWS, len(self.rows)) if calibrated else 0
+        return 1.0 + extra / self._most_calls(self.width), 0.0
+
+    def _next_width(self, generation: int, trials: int, pace: tuple[float, float]) -> tuple[int, str]:
+        """How many candidates race next, and, when it is none, what stopped the search.
+
+        pace: metric calls and seconds of the last generation, per run that it might have made at most. The last
+        generations are as narrow as the rest of the budget asks for.
+        """
+        if generation < len(self.schedule):
+            return self.schedule[generation], ""
+        reached = self.budget.spent_on(self.evaluator, trials)
+        if reached is not None:
+            return 0, reached
+        width = self.width if self.budget.trials is None else min(self.width, self.budget.trials - trials)
+        left = [
+            math.inf if limit is None else limit - spent
+            for limit, spent in zip((self.budget.metric_calls, self.budget.seconds), self._spent(), strict=True)
+        ]
+        if pace[1] * self._most_calls(1) > 2 * left[1]:
+            return 0, "seconds"
+        while width > 1 and any(each * self._most_calls(width) > rest for each, rest in zip(pace, left, strict=True)):
+            width -= 1
+        return width, ""
+
+    def _most_calls(self, width: int) -> int:
+        """How many program runs a generation makes when nobody is dropped for losing."""
+        calls, start = 0, 0
+        alive = width
+        for end in self._rungs(width):
+            calls, start, alive = calls + alive * (end - start), end, math.ceil(alive / 2)
+        return calls
+
+    def _rungs(self, width: int) -> list[int]:
+        return blocks(len(self.order), FIRST_BLOCK if width == 1 else FIRST_RUNG)
+
+    def _draw(
+        self, strategy: Strategy, width: int, number: int, seen: Mapping[str, float]
+    ) -> tuple[list[_Racer], list[Proposal]]:
+        """Up to `width` candidates that have not run yet, and the proposals that come to the same as one of them.
+
+        What has run before, the strategy is told again.
+        """
+        racers: list[_Racer] = []
+        twins: list[Proposal] = []
+        drawn: set[str] = set()
+        repeated = 0
+        while len(racers) < width and repeated <= MOST_DUPLICATES:
             proposal = strategy.propose()
-            if proposal is None or duplicates > MOST_DUPLICATES:
+            if proposal is None:
                 break
-            candidate = Candidate(self.space.states(proposal.params))
-            key = _key(candidate, self.space.calibrations(proposal.params))
+            key = self._key_of(proposal)
+            repeated += key in seen or key in drawn
             if key in seen:
-                duplicates += 1
                 strategy.observe(proposal, seen[key], best=False)
-                continue
-            number, duplicates = number + 1, 0
-            trial = self._race(number, proposal, candidate, best)
-            if trial.status == "complete":
-                complete.append(trial)
-                if self._better(trial, best):
-                    trial = replace(trial, best=True)
-                    best = trial
-            seen[key] = self.evaluator.metric.low if trial.estimate is None else trial.estimate
-            strategy.observe(proposal, seen[key], trial.best)
-            self.observer(trial)
-        return self._confirm(baseline, best, complete, number + 1, stopped_by)
+            elif key in drawn:
+                twins.append(proposal)
+            else:
+                drawn.add(key)
+                racers.append(_Racer(number + len(racers), proposal, Candidate(self.space.states(proposal.params))))
+        return racers, twins
 
-    def _race(self, number: int, proposal: Proposal, candidate: Candidate, incumbent: Trial) -> Trial:
-        methods = self.space.calibrations(proposal.params)
-        if methods:
-            candidate = calibrate(self.evaluator, candidate, methods, self.rows)
-        metric = self.evaluator.metric
-        order = list(range(len(self.order)))
-        random.Random(derive_seed(self.seed, "order", number)).shuffle(order)
+    def _key_of(self, proposal: Proposal) -> str:
+        return _key(Candidate(self.space.states(proposal.params)), self.space.calibrations(proposal.params))
+
+    def _race(self, racers: Sequence[_Racer], incumbent: Trial, generation: int) -> list[Trial]:
+        """Run a generation; one trial per racer, in their order."""
+        metric, total = self.evaluator.metric, len(self.order)
+        for racer in racers:
+            if methods := self.space.calibrations(racer.proposal.params):
+                racer.candidate = calibrate(self.evaluator, racer.candidate, methods, self.rows)
+        order = list(range(total))
+        random.Random(derive_seed(self.seed, "order", generation)).shuffle(order)
         theirs = [incumbent.measurements[place] for place in order]
-        measurements: tuple[Measurement, ...] = ()
-        unread = 0
+        trials: dict[int, Trial] = {}
 
-        def trial(status: str, estimate: float | None, reason: str | None = None) -> Trial:
-            score = metric.aggregate(measurements) if measurements else None
-            return Trial(number, proposal.params, candidate, status, len(measurements), score, estimate, unread, reason,
-                         False, measurements)  # fmt: skip
+        def drop(racer: _Racer) -> None:
+            estimate = max(metric.low, (incumbent.score or 0.0) + racer.gap)
+            trials[racer.number] = racer.trial(metric, "dropped", estimate)
 
-        start = 0
-        for end in blocks(len(self.order)):
-            outcomes = self.evaluator.run(candidate, [self.order[place] for place in order[start:end]])
-            failed = next((outcome.error for outcome in outcomes if outcome.error), None)
-            if failed is not None:
-                return trial("failed", None, failed)
-            measurements += _measurements(outcomes)
-            unread += sum(outcome.unread is not None for outcome in outcomes)
-            if end < len(self.order) and is_losing(metric, measurements, theirs[:end]):
-                gap = metric.aggregate(measurements) - metric.aggregate(theirs[:end])
-                return trial("dropped", max(metric.low, (incumbent.score or 0.0) + gap))
-            start = end
-        by_place = dict(zip(order, measurements, strict=True))
-        measurements = tuple(by_place[place] for place in range(len(order)))
-        return trial("complete", metric.aggregate(measurements))
+        alive, start = list(racers), 0
+        for end in self._rungs(len(racers)):
+            rows = [self.order[place] for place in order[start:end]]
+            outcomes = self.evaluator.run_many([racer.candidate for racer in alive], rows)
+            going = []
+            for racer, mine in zip(alive, outcomes, strict=True):
+                failed = next((outcome.error for outcome in mine if outcome.error), None)
+                if failed is not None:
+                    trials[racer.number] = racer.trial(metric, "failed", None, failed)
+                    continue
+                racer.measurements += _measurements(mine)
+                racer.unread += sum(outcome.unread is not None for outcome in mine)
+                racer.gap = metric.aggregate(racer.measurements) - metric.aggregate(theirs[:end])
+                if end < total and is_losing(metric, racer.measurements, theirs[:end]):
+                    drop(racer)
+                else:
+                    going.append(racer)
+            alive, start = going, end
+            if end < total:
+                ranked = sorted(going, key=lambda racer: (-racer.gap, racer.number))
+                for racer in ranked[math.ceil(len(going) / 2) :]:
+                    drop(racer)
+                alive = [racer for racer in going if racer.number not in trials]
+        for racer in alive:
+            by_place = dict(zip(order, racer.measurements, strict=True))
+            racer.measurements = tuple(by_place[place] for place in range(total))
+            trials[racer.number] = racer.trial(metric, "complete", metric.aggregate(racer.measurements))
+        return [trials[racer.number] for racer in racers]
 
     def _better(self, trial: Trial, incumbent: Trial) -> bool:
         """Higher on dev; at the same score, the cheaper prompt."""

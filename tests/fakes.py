@@ -284,6 +284,9 @@ class FakeEvaluator:
             return [self._outcome(candidate, row) for row in rows]
         return [self._scored(row, self._score(candidate, row)) for row in rows]
 
+    def run_many(self, candidates: Sequence[Candidate], rows: Sequence[Any]) -> list[list[Outcome]]:
+        return [self.run(candidate, rows) for candidate in candidates]
+
     def probe(self, candidate: Candidate, predictor: str, inputs: Mapping[str, Any]) -> list[Choice]:
         self.spent += 1
         return self._choices(candidate, predictor, inputs)
