@@ -29,6 +29,7 @@ from ..optimizers.joint import strategy_named
 from ..optimizers.search import Search, SearchResult
 from ..optimizers.space import FORMATS, PredictorSpace, Space, demo_counts, readouts_for
 from ..programs.schema import SearchSpec
+from ..programs.spans import copied_from
 from ..programs.state import FormatChoice, PredictorState, ReadOut
 from ..seeds import derive_seed
 from ..signatures import choices, write
@@ -237,6 +238,7 @@ def make_space(task: Task, evaluator: ProgramEvaluator, engine: JournaledEngine)
         if not task.train:  # nothing to calibrate on but the content-free input
             calibrations = tuple(m for m in calibrations or ("none", "contextual") if m in ("none", "contextual"))
         counts = demo_counts(low, high, len(pool))
+        sources = copied_from(signature, pool)
         parts.append(
             PredictorSpace(
                 name,
@@ -245,10 +247,11 @@ def make_space(task: Task, evaluator: ProgramEvaluator, engine: JournaledEngine)
                 counts,
                 sets(pool, DEMO_SETS, high, seed=task.seed, name=name) if pool else (),
                 search_formats(task.search, engine),
-                readouts_for(signature, readouts, calibrations),
+                readouts_for(signature, readouts, calibrations, copied=bool(sources)),
                 search_decoding(signature, state.decoding, pool, engine),
                 task.search.decoding,
                 start_count(counts, pool, engine),
+                sources,
             )
         )
     return Space(tuple(parts))

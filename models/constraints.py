@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,10 +11,12 @@ from numpy.typing import NDArray
 
 from ..errors import InputError
 
+KEPT = 512  # grammars of spans are as many as there are inputs
+
 
 @dataclass
 class Constraints:
-    """Compiles each grammar once for a tokenizer, and hands out fresh matchers.
+    """Compiles each grammar once for a tokenizer, keeps the last `KEPT`, and hands out fresh matchers.
 
     tokenizer: a transformers fast tokenizer; vocabulary: the width of the model's logits; ends: the end-of-text tokens.
     """
@@ -22,7 +25,7 @@ class Constraints:
     vocabulary: int
     ends: tuple[int, ...]
     _ready: Any = None
-    _compiled: dict[str, Any] = field(default_factory=dict)
+    _compiled: OrderedDict[str, Any] = field(default_factory=OrderedDict)
 
     def matcher(self, grammar: str) -> Matcher:
         """A matcher at the start of `grammar` (Lark syntax). Raises `InputError` when the grammar can't be compiled."""
@@ -33,6 +36,9 @@ class Constraints:
             if matcher.is_error():
                 raise InputError(f"the grammar can't be compiled: {matcher.get_error()}", field="grammar")
             self._compiled[grammar] = matcher
+            if len(self._compiled) > KEPT:
+                self._compiled.popitem(last=False)
+        self._compiled.move_to_end(grammar)
         return Matcher(self._compiled[grammar].deep_copy(), self.vocabulary)
 
     def _tokens(self) -> Any:

@@ -39,7 +39,8 @@ class Suggest(Protocol):
 @dataclass(frozen=True)
 class PredictorSpace:
     """The dimensions of one predictor. `demo_sets` are ordered draws; `demo_counts` says how many of one may be
-    shown, `start_count` (default: the most) how many the first points show.
+    shown, `start_count` (default: the most) how many the first points show; `sources` are the inputs that the read-out
+    `span` copies from.
     """
 
     name: str
@@ -52,6 +53,7 @@ class PredictorSpace:
     decoding: Decoding
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     start_count: int | None = None
+    sources: tuple[str, ...] = ()
 
     def suggest(self, trial: Suggest) -> dict[str, Any]:
         """Draw a value for each dimension that applies."""
@@ -93,9 +95,12 @@ class PredictorSpace:
             instructions=self.instructions[mine["instruction"]],
             demos=demos,
             format=_format_choice(mine["format"]),
-            readout=ReadOut(kind=mine["readout"].partition("+")[0]),
+            readout=self._readout(mine["readout"].partition("+")[0]),
             decoding=Decoding.model_validate({**self.decoding.model_dump(), **settings}),
         )
+
+    def _readout(self, kind: Any) -> ReadOut:
+        return ReadOut(kind=kind, sources=self.sources if kind == "span" else ())
 
     def calibration(self, params: Mapping[str, Any]) -> str | None:
         """The calibration method at a point."""
@@ -114,11 +119,14 @@ def readouts_for(
     signature: type[dspy.Signature],
     readouts: Sequence[str] | None = None,
     calibrations: Sequence[str] | None = None,
+    *,
+    copied: bool = False,
 ) -> tuple[str, ...]:
     """The read-outs that a signature allows, of those wanted (None: all).
 
-    `constrained` is there where a type can be constrained, `choice` where an output has a finite set of values, and
-    with it the calibrations: `choice` alone is the calibration `none`. Where nothing wanted applies, `text` is left.
+    `span` is there where the examples' text outputs are `copied` from an input, `constrained` where a type can be
+    constrained, `choice` where an output has a finite set of values, and with it the calibrations: `choice` alone is
+    the calibration `none`. Where nothing wanted applies, `text` is left.
     """
     has_choices = any(choices(output.annotation) for output in signature.output_fields.values())
     typed = any(output.annotation is not str for output in signature.output_fields.values())
@@ -127,7 +135,12 @@ def readouts_for(
     if not text_inputs:
         methods = tuple(method for method in methods if method != "contextual")  # a content-free input is a text
     chosen = tuple("choice" if method == "none" else f"choice+{method}" for method in methods) if has_choices else ()
-    possible = {"text": ("text",), "constrained": ("constrained",) if typed else (), "choice": chosen}
+    possible = {
+        "text": ("text",),
+        "span": ("span",) if copied else (),
+        "constrained": ("constrained",) if typed else (),
+        "choice": chosen,
+    }
     wanted = possible if readouts is None else readouts
     return tuple(name for kind in wanted for name in possible[kind]) or ("text",)
 
@@ -168,7 +181,7 @@ class Space:
         for index in range(max(len(part.formats) for part in self.predictors)):
             point: dict[str, Any] = {}
             for part in self.predictors:
-                preferred = [r for r in ("choice+batch", "choice", "text") if r in part.readouts]
+                preferred = [r for r in ("choice+batch", "choice", "span", "text") if r in part.readouts]
                 chosen = {
                     "instruction": 0,
                     "demos": part.demo_counts[-1] if part.start_count is None else part.start_count,

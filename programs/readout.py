@@ -6,6 +6,7 @@
   off.
 - `choice`: a field with a finite set of values is chosen by the log-likelihood of each value's text after the field's
   scaffolding, less that label's calibration offset; other fields are read as text.
+- `span`: a text field is copied from the inputs, after its scaffolding (`spans.py`); other fields are read as text.
 
 Calibration by offsets: Zhao et al. 2021 (contextual, arXiv 2102.09690) and Zhou et al. 2023 (batch, arXiv
 2309.17249), both in log space, where they are one number per label.
@@ -28,7 +29,10 @@ from ..seeds import derive_seed
 from ..signatures import choice_value, choices
 from .formats.base import Format, Values
 from .prompt import Prompt, render
+from .spans import is_text, sources_of, span_grammar
 from .state import PredictorState
+
+BY_FIELD = ("choice", "span")  # the read-outs that take one field after the other, in any format
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,7 @@ def answer(call: Call) -> list[dict[str, Any]]:
             expected="a Literal, an Enum or a bool among the outputs",
             hint="Use the read-out `text` or `constrained`.",
         )
-    if kind == "choice" or call.format.opens:
+    if kind in BY_FIELD or call.format.opens:
         return [_by_field(call, sample) for sample in range(call.state.decoding.n)]
     return _whole(call)
 
@@ -100,7 +104,7 @@ def first_prompt(call: Call) -> Prompt:
     """The prompt that the call's first request sends."""
     fields = list(call.signature.output_fields)
     kind = call.state.readout.kind
-    if kind == "constrained" or not (kind == "choice" or call.format.opens):
+    if kind == "constrained" or not (kind in BY_FIELD or call.format.opens):
         return call.prompt("", call.state.decoding.max_tokens)
     room = _choice_room(call, fields[0]) if kind == "choice" and choices(call.type_of(fields[0])) else None
     return call.prompt(call.format.lead(call.signature, fields[0], {}), room or call.state.decoding.max_tokens)
@@ -136,8 +140,15 @@ def _write(call: Call, field: str, before: Values, sample: int) -> Any:
     prompt = call.prompt(call.format.lead(call.signature, field, before), decoding.max_tokens)
     stops = decoding.stop + call.format.ends(call.signature, field)
     settings = decoding.model_copy(update={"stop": stops, "n": 1, "seed": _sample_seed(decoding, sample)})
-    text = call.gatherer.generate(GenerateRequest(prompt.ids, settings)).samples[0].text
+    grammar = _span(call, field) if call.state.readout.kind == "span" and is_text(call.type_of(field)) else None
+    text = call.gatherer.generate(GenerateRequest(prompt.ids, settings, grammar)).samples[0].text
     return _read(call, field, text)
+
+
+def _span(call: Call, field: str) -> str:
+    sources = sources_of(call.signature, call.state.readout.sources)
+    texts = [str(call.inputs[name]) for name in sources if call.inputs.get(name) is not None]
+    return span_grammar(call.format, call.signature, field, texts, call.format.ends(call.signature, field))
 
 
 def _read(call: Call, field: str, text: str) -> Any:

@@ -23,7 +23,7 @@ from pydantic import (
 from ..models.engine import Decoding
 from .problems import Keys
 from .ranges import Count, NotNegative, Number, Positive, PositiveNumber, PositiveShare, Share, Span, Whole
-from .state import FormatChoice, ReadOutField, Strict, short_form
+from .state import FormatChoice, ReadOutField, ReadOutKind, Strict, short_form
 from .yaml_source import Source
 
 MAIN = "main"
@@ -138,7 +138,7 @@ class SearchSpec(Strict):
     demos: Span[Count] = (0, 8)
     instructions: Count = 8
     formats: Literal["auto"] | tuple[str, ...] = "auto"
-    readouts: Literal["auto"] | tuple[Literal["text", "constrained", "choice"], ...] = "auto"
+    readouts: Literal["auto"] | tuple[ReadOutKind, ...] = "auto"
     calibrations: Literal["auto"] | tuple[Literal["none", "contextual", "batch", "bias"], ...] = "auto"
     max_tokens: Span[Positive] | None = None
     temperature: Span[NotNegative] | None = None

@@ -16,7 +16,7 @@ from ..models.engine import Decoding
 FormatChoice = str | dict[str, Any]
 """A format by name, or `{name: ..., option: value}`."""
 
-ReadOutKind = Literal["text", "constrained", "choice"]
+ReadOutKind = Literal["text", "constrained", "choice", "span"]
 CalibrationMethod = Literal["contextual", "batch", "bias"]
 
 
@@ -47,16 +47,20 @@ class ReadOut(Strict):
     """How the outputs are taken from the model.
 
     `text`: generated freely, then parsed; `constrained`: generated under the mask that the output types imply;
-    `choice`: fields with choices take the most likely one, all other fields are generated. In YAML also short:
-    `readout: choice`.
+    `choice`: fields with choices take the most likely one, all other fields are generated; `span`: text fields are
+    copied word for word from the inputs named in `sources` (none: from any text input), all other fields are
+    generated. In YAML also short: `readout: choice`.
     """
 
     kind: ReadOutKind = "text"
     calibration: Calibration | None = None
+    sources: tuple[str, ...] = ()
 
     @model_serializer(mode="wrap")
     def _short(self, handler: SerializerFunctionWrapHandler) -> Any:
-        return self.kind if self.calibration is None else handler(self)
+        whole = handler(self)
+        given = {name: value for name, value in whole.items() if value or name == "kind"}
+        return self.kind if len(given) == 1 else given
 
 
 ReadOutField = Annotated[ReadOut, BeforeValidator(short_form("kind"), json_schema_input_type=ReadOutKind | ReadOut)]

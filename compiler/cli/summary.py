@@ -12,7 +12,12 @@ if TYPE_CHECKING:
     from ...programs.state import PredictorState
     from ..pipeline import Compilation
 
-READOUTS = {"text": "free text", "constrained": "constrained text", "choice": "choice by likelihood"}
+READOUTS = {
+    "text": "free text",
+    "constrained": "constrained text",
+    "choice": "choice by likelihood",
+    "span": "copied from the input",
+}
 
 
 def summary(compilation: Compilation) -> Iterator[str]:
