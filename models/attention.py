@@ -153,12 +153,21 @@ class KeyValues:
 
     def write(self, layer: int, start: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Store [Hkv, T, D] keys and values at `start`; the layer's whole tensors come back."""
+        keys, values = self._of(layer, key, value)
+        keys[:, start : start + key.shape[1]] = key
+        values[:, start : start + value.shape[1]] = value
+        return keys, values
+
+    def place(self, layer: int, places: Tensor, key: Tensor, value: Tensor) -> None:
+        """Store [Hkv, T, D] keys and values at the flat indices `places` [T]."""
+        keys, values = self._of(layer, key, value)
+        keys.index_copy_(1, places, key)
+        values.index_copy_(1, places, value)
+
+    def _of(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         if layer not in self.layers:
             self.layers[layer] = (
                 key.new_empty(key.shape[0], self.capacity, key.shape[2]),
                 value.new_empty(value.shape[0], self.capacity, value.shape[2]),
             )
-        keys, values = self.layers[layer]
-        keys[:, start : start + key.shape[1]] = key
-        values[:, start : start + value.shape[1]] = value
-        return keys, values
+        return self.layers[layer]

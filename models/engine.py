@@ -101,13 +101,14 @@ class Ledger:
     """What an engine has done so far. Tokens are counted once per request, by where they came from.
 
     prompt_tokens: tokens of all prompts and scored continuations; cached_tokens: those of them that were computed for
-    another request and shared; generated_tokens: tokens decoded; forward_passes: calls of the model; seconds: time in
-    it.
+    another request of their batch and shared; reused_tokens: tokens that an earlier batch had computed, of those that
+    are left; generated_tokens: tokens decoded; forward_passes: calls of the model; seconds: time in it.
     """
 
     calls: int = 0
     prompt_tokens: int = 0
     cached_tokens: int = 0
+    reused_tokens: int = 0
     generated_tokens: int = 0
     forward_passes: int = 0
     seconds: float = 0.0

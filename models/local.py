@@ -1,7 +1,7 @@
 """The local engine: a transformers model held in process, with shared prefixes computed once per batch.
 
-A batch's result depends on the batch alone: nothing is carried over to the next, so the same batch gives the same
-bytes again (on the same kind of device).
+A batch's result depends on the batch alone: what is carried over to the next (`prefixes.py`) is bit for bit what the
+next would compute, so the same batch gives the same bytes again (on the same kind of device).
 """
 
 from __future__ import annotations
@@ -16,16 +16,17 @@ from torch import Tensor
 
 from ..errors import InputError
 from .architecture import context_window, prepare
-from .attention import KeyValues
+from .attention import KeyValues, Plan
 from .constraints import Constraints
 from .decode import DecodePlan, Row
 from .engine import Failure, GenerateRequest, Generation, Ledger, ScoreRequest, Scores, Tokenizer
 from .limits import Limits, groups, limits_for, parts
-from .prefill import ChunkPlan, chunks
+from .prefill import chunks
+from .prefixes import BLOCK, BlockPlan, PrefixCache, fill, shared_blocks
 from .sampling import Sampler, log_normaliser
-from .tree import TokenTree, build
+from .tree import IntArray, TokenTree, build
 
-ENGINE_VERSION = "1"
+ENGINE_VERSION = "2"
 CHUNK = 2048
 LOGIT_ROWS = 256
 
@@ -58,6 +59,7 @@ class LocalEngine:
         prepare(model, name)
         self._constraints = Constraints(backend_tokenizer, self._vocabulary, tuple(sorted(ends)))
         self._limits = limits or limits_for(model)
+        self._prefixes = PrefixCache(self._limits.tokens // (2 * BLOCK))
         self._ledger = Ledger()
 
     @property
@@ -99,8 +101,13 @@ class LocalEngine:
         paths = {i: [requests[i].prompt + c[:-1] for c in requests[i].continuations] for i in todo}
         added = {i: sum(map(len, requests[i].continuations)) for i in todo}
         for group in groups(todo, lambda i: requests[i].prompt, added.__getitem__, self._limits):
-            tree = build([path for i in group for path in paths[i]], CHUNK)
-            logprobs = self._score_tree(tree, [requests[i] for i in group])
+            prompts = [requests[i].prompt for i in group]
+            counts = shared_blocks(prompts)
+            known = [BLOCK * count for i, count in zip(group, counts, strict=True) for _ in paths[i]]
+            tree = build([path for i in group for path in paths[i]], CHUNK, known)
+            first = np.cumsum([0, *(len(paths[i]) for i in group)])[:-1]
+            store = self._recall(tree, prompts, [tree.leaves[place] for place in first], counts)
+            logprobs = self._score_tree(tree, store, [requests[i] for i in group])
             for i, scores in zip(group, logprobs, strict=True):
                 results[i] = scores
             asked = sum(len(requests[i].prompt) + added[i] for i in group)
@@ -156,31 +163,35 @@ class LocalEngine:
 
     # The forward passes
 
-    def _prefill(self, tree: TokenTree, wanted: np.ndarray[Any, np.dtype[np.int64]]) -> tuple[KeyValues, Iterator[Any]]:
-        """The key-value store of `tree`, and an iterator that computes it: (flat indices, logits [n, V]) per chunk
-        for the sorted flat indices `wanted`.
-        """
+    def _recall(
+        self, tree: TokenTree, prompts: Sequence[tuple[int, ...]], leaves: Sequence[int], counts: Sequence[int]
+    ) -> KeyValues:
+        """A key-value store for `tree` that holds the blocks which its prompts share, see `prefixes.fill`."""
         store = KeyValues(len(tree))
+
+        def compute(tokens: IntArray, positions: IntArray, plan: BlockPlan) -> None:
+            self._forward(tokens, positions, plan, np.zeros(1, dtype=np.int64))
+
+        self._ledger.reused_tokens += fill(self._prefixes, tree, prompts, leaves, counts, store, compute)
+        return store
+
+    def _prefill(self, tree: TokenTree, store: KeyValues, wanted: IntArray) -> Iterator[tuple[IntArray, Tensor]]:
+        """Compute `tree` into `store`: (flat indices, logits [n, V]) per chunk for the sorted flat indices `wanted`."""
         device, dtype = self._model.device, self._model.dtype
-
-        def run() -> Iterator[tuple[np.ndarray[Any, np.dtype[np.int64]], Tensor]]:
-            for plan in chunks(tree, store, CHUNK, device, dtype):
-                inside = wanted[(wanted >= plan.start) & (wanted < plan.end)]
-                local = inside - plan.start if len(inside) else np.zeros(1, dtype=np.int64)
-                logits = self._forward(
-                    tree.tokens[plan.start : plan.end], tree.positions[plan.start : plan.end], plan, local
-                )
-                if len(inside):
-                    yield inside, logits
-
-        return store, run()
+        for plan in chunks(tree, store, CHUNK, device, dtype):
+            inside = wanted[(wanted >= plan.start) & (wanted < plan.end)]
+            local = inside - plan.start if len(inside) else np.zeros(1, dtype=np.int64)
+            part = slice(plan.start, plan.end)
+            logits = self._forward(tree.tokens[part], tree.positions[part], plan, local)
+            if len(inside):
+                yield inside, logits
 
     def _forward(
         self,
-        tokens: np.ndarray[Any, np.dtype[np.int64]],
-        positions: np.ndarray[Any, np.dtype[np.int64]],
-        plan: ChunkPlan | DecodePlan,
-        keep: np.ndarray[Any, np.dtype[np.int64]],
+        tokens: IntArray,
+        positions: IntArray,
+        plan: Plan,
+        keep: IntArray,
     ) -> Tensor:
         device = self._model.device
         output = self._model(
@@ -193,7 +204,7 @@ class LocalEngine:
         self._ledger.forward_passes += 1
         return output.logits[0]  # type: ignore[no-any-return]
 
-    def _score_tree(self, tree: TokenTree, requests: list[ScoreRequest]) -> list[Scores]:
+    def _score_tree(self, tree: TokenTree, store: KeyValues, requests: list[ScoreRequest]) -> list[Scores]:
         """Log-likelihoods, read at the places in the tree where each continuation's tokens are predicted."""
         places, targets = [], []
         leaf = iter(tree.leaves)
@@ -203,8 +214,7 @@ class LocalEngine:
                 targets.append(np.asarray(continuation, dtype=np.int64))
         flat_places, flat_targets = np.concatenate(places), np.concatenate(targets)
         found = np.zeros(len(flat_places), dtype=np.float64)
-        _, passes = self._prefill(tree, np.unique(flat_places))
-        for indices, logits in passes:
+        for indices, logits in self._prefill(tree, store, np.unique(flat_places)):
             mine = np.flatnonzero((flat_places >= indices[0]) & (flat_places <= indices[-1]))
             rows = np.searchsorted(indices, flat_places[mine])
             normaliser = torch.cat([log_normaliser(part) for part in logits.split(LOGIT_ROWS)]).cpu()
@@ -217,14 +227,16 @@ class LocalEngine:
         ]
 
     def _generate_group(self, requests: list[GenerateRequest]) -> list[Generation | Failure]:
-        tree = build([request.prompt for request in requests], CHUNK)
+        prompts = [request.prompt for request in requests]
+        counts = shared_blocks(prompts)
+        tree = build(prompts, CHUNK, [BLOCK * count for count in counts])
+        store = self._recall(tree, prompts, tree.leaves, counts)
         asked = sum(len(request.prompt) for request in requests)
         self._ledger.prompt_tokens += asked
         self._ledger.cached_tokens += asked - len(tree)
         last = np.asarray([tree.segments[leaf].end - 1 for leaf in tree.leaves])
         wanted = np.unique(last)
-        store, passes = self._prefill(tree, wanted)
-        logits = torch.cat([part for _, part in passes])
+        logits = torch.cat([part for _, part in self._prefill(tree, store, wanted)])
         rows = [
             Row(i, tree.leaves[i], len(request.prompt), Sampler(request.decoding, request.prompt, n),
                 request.decoding.max_tokens, self._matcher(request))

@@ -87,7 +87,7 @@ def split(tree: TokenTree) -> tuple[list[int], list[tuple[int, int]]]:
     for index, segment in enumerate(tree.segments):
         if segment.start < covered:
             continue
-        if segment.stop - segment.start <= BLOCK:
+        if not segment.known and segment.stop - segment.start <= BLOCK:
             blocks.append((segment.start, segment.stop))
             covered = segment.stop
         else:
@@ -98,15 +98,19 @@ def split(tree: TokenTree) -> tuple[list[int], list[tuple[int, int]]]:
 def chunks(
     tree: TokenTree, store: KeyValues, size: int, device: torch.device, dtype: torch.dtype
 ) -> Iterator[ChunkPlan]:
-    """The plans of a tree's chunks, in order; a chunk holds about `size` tokens, and at least one block or segment."""
+    """The plans of a tree's chunks, in order; a chunk holds about `size` tokens, and at least one block or segment.
+
+    What is known is left out: a chunk ends where it begins.
+    """
     trunk, blocks = split(tree)
     units = sorted(
-        [(tree.segments[i].start, tree.segments[i].end, True) for i in trunk] + [(*b, False) for b in blocks]
+        [(tree.segments[i].start, tree.segments[i].end, True) for i in trunk if not tree.segments[i].known]
+        + [(*b, False) for b in blocks]
     )
     first = 0
     while first < len(units):
         last = first + 1
-        while last < len(units) and units[last][1] - units[first][0] <= size:
+        while last < len(units) and units[last][1] - units[first][0] <= size and units[last][0] == units[last - 1][1]:
             last += 1
         start, end = units[first][0], units[last - 1][1]
         own = [(low - start, high - start) for low, high, is_trunk in units[first:last] if is_trunk]

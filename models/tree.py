@@ -21,7 +21,8 @@ class Segment:
     """A run of tokens without a branch. All indices are into the tree's flat order.
 
     start, end: its own tokens; stop: the end of its subtree (its descendants are `end` to `stop`); parent: the segment
-    above it, or -1; position: the place of its first token in every sequence that runs through it.
+    above it, or -1; position: the place of its first token in every sequence that runs through it; known: whether the
+    keys and values of its tokens are there already.
     """
 
     start: int
@@ -29,6 +30,7 @@ class Segment:
     stop: int
     parent: int
     position: int
+    known: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,21 +71,24 @@ def common_prefix(a: IntArray, b: IntArray) -> int:
     return int(differs[0]) if len(differs) else length
 
 
-def build(sequences: Sequence[Sequence[int]], longest: int = 2048) -> TokenTree:
+def build(sequences: Sequence[Sequence[int]], longest: int = 2048, known: Sequence[int] | None = None) -> TokenTree:
     """The tree of `sequences` (each at least one token); equal sequences share a leaf.
 
     Segments longer than `longest` tokens are cut into a chain, so that a long prompt can be computed in pieces.
+    known: for each sequence, of how many of its first tokens the keys and values are there already; sequences with a
+    common start agree on what of it is known. Segments are cut where that ends.
     """
     order = sorted(range(len(sequences)), key=lambda i: tuple(sequences[i]))
     arrays = [np.asarray(sequences[i], dtype=np.int64) for i in order]
+    there = [0] * len(arrays) if known is None else [known[i] for i in order]
     spans: list[tuple[int, int, int, int]] = []  # sequence (in sorted order), first, last, parent
     leaf_of: dict[int, int] = {}
     stack = [(0, len(arrays), 0, -1)] if arrays else []
     while stack:
         low, high, depth, parent = stack.pop()
         shared = common_prefix(arrays[low], arrays[high - 1])
-        for first in range(depth, shared, longest):
-            spans.append((low, first, min(first + longest, shared), parent))
+        for first, last in _pieces(depth, min(max(there[low], depth), shared), shared, longest):
+            spans.append((low, first, last, parent))
             parent = len(spans) - 1
         while low < high and len(arrays[low]) == shared:
             leaf_of[low] = parent
@@ -95,10 +100,21 @@ def build(sequences: Sequence[Sequence[int]], longest: int = 2048) -> TokenTree:
                 low += 1
             groups.append((first, low, shared, parent))
         stack.extend(reversed(groups))
-    return _lay_out(arrays, spans, [leaf_of[rank] for rank in np.argsort(order)])
+    return _lay_out(arrays, spans, [leaf_of[rank] for rank in np.argsort(order)], there)
 
 
-def _lay_out(arrays: list[IntArray], spans: list[tuple[int, int, int, int]], leaves: list[int]) -> TokenTree:
+def _pieces(first: int, cut: int, last: int, longest: int) -> list[tuple[int, int]]:
+    """`first` to `last` in pieces of at most `longest`, with a border at `cut`."""
+    return [
+        (start, min(start + longest, end))
+        for begin, end in ((first, cut), (cut, last))
+        for start in range(begin, end, longest)
+    ]
+
+
+def _lay_out(
+    arrays: list[IntArray], spans: list[tuple[int, int, int, int]], leaves: list[int], there: list[int]
+) -> TokenTree:
     starts = np.cumsum([0] + [last - first for _, first, last, _ in spans])
     stops = [int(starts[i + 1]) for i in range(len(spans))]
     for i in range(len(spans) - 1, -1, -1):
@@ -106,8 +122,8 @@ def _lay_out(arrays: list[IntArray], spans: list[tuple[int, int, int, int]], lea
         if parent >= 0:
             stops[parent] = max(stops[parent], stops[i])
     segments = tuple(
-        Segment(int(starts[i]), int(starts[i + 1]), stops[i], parent, first)
-        for i, (_, first, _, parent) in enumerate(spans)
+        Segment(int(starts[i]), int(starts[i + 1]), stops[i], parent, first, last <= there[row])
+        for i, (row, first, last, parent) in enumerate(spans)
     )
     empty = np.zeros(0, dtype=np.int64)
     tokens = np.concatenate([arrays[row][first:last] for row, first, last, _ in spans] or [empty])

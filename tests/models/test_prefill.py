@@ -278,7 +278,7 @@ def test_all_logits_are_right_not_only_those_asked_for() -> None:
     model, engine = random_model("qwen3"), engine_over(random_model("qwen3"))
     tree: TokenTree = build(family([0, 60, 128, 129, 250]))
     with torch.inference_mode():
-        _, passes = engine._prefill(tree, np.arange(len(tree)))
+        passes = engine._prefill(tree, KeyValues(len(tree)), np.arange(len(tree)))
         logits = torch.cat([part for _, part in passes])
         for leaf in tree.leaves:
             indices = tree.indices(leaf)
