@@ -2,7 +2,7 @@
 
 from .describe import describe
 from .dumping import dump
-from .grammar import grammar
+from .grammar import grammar, text_terminal
 from .labels import choice_value, choices
 from .reader import read
 from .rows import check_value
@@ -22,6 +22,7 @@ __all__ = [
     "json_schema",
     "read",
     "signature",
+    "text_terminal",
     "type_name",
     "write",
 ]

@@ -1,6 +1,6 @@
 """A signature as a mapping that `signature` reads back.
 
-What a mapping cannot say is left out: constraints, defaults and validators of fields and models. An Enum is written as
+What a mapping cannot say is left out: defaults and validators of fields and models. An Enum is written as
 the Literal of its values, so the values that come back are plain. A type that has no expression (an image) is written
 by its name; that, and a model that holds itself, `signature` reads back only where its `types` has them.
 """
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 from pydantic import BaseModel
 
+from .constraints import as_expression, whole_type
 from .mapping import record_name
 from .types import expression, literal, shape
 
@@ -28,7 +29,7 @@ def dump(signature: type[dspy.Signature]) -> dict[str, Any]:
     models = _Models()
     sides = {
         side: {
-            name: models.field(name, field.annotation, _description(name, field.json_schema_extra))
+            name: models.field(name, whole_type(field), _description(name, field.json_schema_extra))
             for name, field in fields.items()
         }
         for side, fields in (("inputs", signature.input_fields), ("outputs", signature.output_fields))
@@ -60,7 +61,7 @@ class _Models:
             and taken.inner.__name__ == record_name(name)
             and taken.inner not in self._nesting
         )
-        written = self.record(taken.inner) if nested else expression(type_, self.name)
+        written = self.record(taken.inner) if nested else expression(type_, self.name, as_expression)
         if nested or description:
             return {"type": written} | ({"description": description} if description else {})
         return written
@@ -69,7 +70,7 @@ class _Models:
         """A pydantic model as a nested mapping."""
         self._nesting.append(model)  # a model that holds itself is named there, not nested without end
         fields = {
-            name: self.field(name, field.annotation, field.description) for name, field in model.model_fields.items()
+            name: self.field(name, whole_type(field), field.description) for name, field in model.model_fields.items()
         }
         self._nesting.pop()
         return fields

@@ -12,10 +12,13 @@ import warnings
 from collections import Counter
 from collections.abc import Mapping
 from datetime import date, datetime, time
+from decimal import Decimal
 from enum import Enum
 from typing import Any, Literal, get_origin
+from uuid import UUID
 
 from ..errors import nearest
+from .constraints import constrain
 from .labels import choices, label_text
 from .messages import Where, clip, show
 from .scan import check_balance
@@ -26,10 +29,12 @@ PLAIN: dict[str, Any] = {
     "bool": bool,
     "int": int,
     "float": float,
+    "Decimal": Decimal,
     "Any": Any,
     "date": date,
     "datetime": datetime,
     "time": time,
+    "UUID": UUID,
     "list": list,
     "dict": dict,
 }
@@ -39,12 +44,19 @@ FOREIGN = {
     "string": "str",
     "text": "str",
     "number": "float",
+    "decimal": "Decimal",
+    "uuid": "UUID",
     "integer": "int",
     "boolean": "bool",
     "array": "list",
     "object": "dict",
     "enum": "Literal",
     "choice": "Literal",
+}
+EXAMPLES = {
+    "Literal": "Literal['a', 'b']",
+    "Optional": "Optional[str]",
+    "Annotated": "Annotated[int, Field(ge=0, le=10)]",
 }
 QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
 EXPECTED = "str, bool, int, float, date, datetime, time, Any, Literal[...], list[...], dict[str, ...] or Optional[...]"
@@ -104,10 +116,10 @@ class _Reader:
         plain = ALIASES.get(name, name)
         if plain in PLAIN:
             return PLAIN[plain]
-        if plain in ("Literal", "Optional"):
-            example = "Literal['a', 'b']" if plain == "Literal" else "Optional[str]"
+        if plain in EXAMPLES:
+            example = EXAMPLES[plain]
             raise self.where.error(f"found {plain} with nothing in brackets", expected=f"something like {example}")
-        close = FOREIGN.get(name.casefold()) or nearest(name, [*self.types, *PLAIN, "Literal", "Optional"])
+        close = FOREIGN.get(name.casefold()) or nearest(name, [*self.types, *PLAIN, *EXAMPLES])
         own = "".join(f", {known}" for known in sorted(self.types))
         raise self.where.error(f"found the type {clip(name)}", expected=EXPECTED + own, nearest=close)
 
@@ -118,6 +130,8 @@ class _Reader:
             return self.literal(arguments)
         if plain == "Union":
             return self.union(arguments, f"Union[{', '.join(_shown(a) for a in arguments)}]")
+        if plain == "Annotated":
+            return self.annotated(arguments)
         if plain == "Optional":
             (argument,) = self.arguments("Optional", arguments, 1)
             return self.optional(self.type_of(argument))
@@ -139,6 +153,32 @@ class _Reader:
             found = f"found {name} with {len(arguments)} {'type' if len(arguments) == 1 else 'types'} in brackets"
             raise self.where.error(found, expected=f"{count}, such as {example}")
         return arguments
+
+    def annotated(self, arguments: list[ast.expr]) -> Any:
+        """`Annotated[T, Field(ge=0, le=10)]`: a type with constraints, which are constants."""
+        if len(arguments) < 2:
+            raise self.where.error("found Annotated without a constraint", expected=EXAMPLES["Annotated"])
+        given: dict[str, Any] = {}
+        for node in arguments[1:]:
+            named = isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] == "Field"
+            if not isinstance(node, ast.Call) or not named or node.args or not node.keywords:
+                raise self.where.error(f"found {clip(_shown(node))} in Annotated", expected="Field(ge=0, le=10)")
+            for keyword in node.keywords:
+                if keyword.arg is None:
+                    raise self.where.error(f"found {clip(_shown(node))}", expected="constraints by name")
+                given[keyword.arg] = self.constant(keyword.arg, keyword.value)
+        return constrain(self.type_of(arguments[0]), given, self.where)
+
+    def constant(self, name: str, node: ast.expr) -> str | int | float:
+        """The number or text that a constraint is."""
+        sign = -1 if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub) else 1
+        inside = node.operand if isinstance(node, ast.UnaryOp) and sign < 0 else node
+        value = inside.value if isinstance(inside, ast.Constant) else None
+        if isinstance(value, str) and sign > 0:
+            return value
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return sign * value
+        raise self.where.error(f"found {name}={clip(_shown(node))}", expected="a number, or text in quotes")
 
     def union(self, nodes: list[ast.expr], shown: str) -> Any:
         """`A | B`, of which one must be None: text does not say which of several types it is meant as."""

@@ -4,6 +4,7 @@
 inputs: {ticket: str, when: {type: date, description: the day it came in}}
 outputs:
   queue: Literal['billing', 'technical']
+  urgency: {type: int, ge: 0, le: 10}         # or Annotated[int, Field(ge=0, le=10)], which can stand anywhere
   sender: {type: {name: str, age: int}}       # a nested mapping is a record: a pydantic model
   copies: list[Person]
 types: {Person: {name: str, age: int}}        # names for types that expressions use
@@ -17,6 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ..errors import nearest
+from .constraints import NAMES, constrain
 from .expressions import parse_type
 from .fields import FieldSpec, check_name
 from .messages import Where, show
@@ -64,18 +66,26 @@ def _field(name: Any, spec: Any, names: Mapping[str, Any], where: Where, *, reco
     inside = where.at(name)
     if not isinstance(spec, Mapping):
         return FieldSpec(name, str if spec is None else _type(name, spec, names, inside))
-    if spec and not any(key in FIELD_KEYS or nearest(str(key), FIELD_KEYS) for key in spec):
+    if spec and not any(key in (*FIELD_KEYS, *NAMES) or nearest(str(key), FIELD_KEYS) for key in spec):
         raise inside.error(
             f"found the keys {', '.join(map(str, spec))}",
             expected="type, description",
             hint=f"A record is written {{type: {{{next(iter(spec))}: ...}}}}.",
         )
-    check_keys(spec, FIELD_KEYS, "a field", inside)
+    constraints = {key: value for key, value in spec.items() if key in NAMES}
+    if constraints and "type" not in spec:
+        raise inside.error(
+            f"found the constraints {', '.join(constraints)} without a type",
+            expected="{type: int, ge: 0}",
+            hint=f"A record is written {{type: {{{next(iter(spec))}: ...}}}}.",
+        )
+    check_keys({key: value for key, value in spec.items() if key not in constraints}, FIELD_KEYS, "a field", inside)
     description = spec.get("description")
     if not isinstance(description, str | None):
         raise inside.at("description").error(f"found {show(description)}", expected="text")
     found = spec.get("type")
-    return FieldSpec(name, str if found is None else _type(name, found, names, inside), description)
+    type_ = str if found is None else _type(name, found, names, inside)
+    return FieldSpec(name, constrain(type_, constraints, inside) if constraints else type_, description)
 
 
 def _type(name: str, found: Any, names: Mapping[str, Any], where: Where) -> Any:

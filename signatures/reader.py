@@ -11,7 +11,9 @@ import json
 import re
 from collections.abc import Callable
 from datetime import date, datetime, time
+from decimal import Decimal, InvalidOperation
 from typing import Any
+from uuid import UUID
 
 from ..errors import ReadError
 from .describe import describe_short
@@ -26,6 +28,10 @@ FENCE = re.compile(r"```[\w-]*[ \t]*\n?(.*?)\n?```", re.DOTALL)
 WHOLE = re.compile(r"[+-]?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]{1,4000})(?:\.0*)?")
 NUMBER = re.compile(r"[+-]?(?:(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 BULLET = re.compile(r"\s*(?:[-*\u2022]|\(?[0-9]{1,3}[.)])\s+(\S.*)")
+IDENTIFIER = re.compile(
+    r"(?:urn:uuid:)?(\{)?[0-9a-f]{8}(-)?[0-9a-f]{4}(?(2)-)[0-9a-f]{4}(?(2)-)[0-9a-f]{4}(?(2)-)[0-9a-f]{12}(?(1)\})",
+    re.I,
+)
 GROUPED = re.compile(r"[0-9],[0-9]{3}(?![0-9])")
 
 
@@ -103,6 +109,19 @@ def _read_float(text: str) -> float | None:
     return None if value in (float("inf"), float("-inf")) else value
 
 
+def _read_decimal(text: str) -> Decimal | None:
+    """A number, to its last digit."""
+    try:
+        return Decimal(text.replace(",", "")) if NUMBER.fullmatch(text) else None
+    except InvalidOperation:  # a power of ten that no decimal has
+        return None
+
+
+def _read_uuid(text: str) -> UUID | None:
+    """A UUID with its four hyphens or with none, in braces or not."""
+    return UUID(text) if IDENTIFIER.fullmatch(text) else None
+
+
 def _iso(parse: Callable[[str], Any]) -> Callable[[str], Any]:
     """A reader of ISO 8601 texts."""
 
@@ -119,9 +138,11 @@ READERS: dict[str, Callable[[str], Any]] = {
     "bool": _read_bool,
     "int": _read_int,
     "float": _read_float,
+    "decimal": _read_decimal,
     "date": _iso(date.fromisoformat),
     "datetime": _iso(datetime.fromisoformat),
     "time": _iso(time.fromisoformat),
+    "uuid": _read_uuid,
 }
 
 
@@ -193,7 +214,7 @@ def _read_list(text: str, taken: Shape, type_: Any, field: str) -> Any:
     else:
         pieces = _between_commas(body, item, type_, field)
     return [
-        piece if item.kind == "str" else read(piece, taken.item, field=f"{field}[{index}]")
+        piece if item.kind == "str" and not item.constrained else read(piece, taken.item, field=f"{field}[{index}]")
         for index, piece in enumerate(pieces)
     ]
 
@@ -201,7 +222,7 @@ def _read_list(text: str, taken: Shape, type_: Any, field: str) -> Any:
 def _between_commas(line: str, item: Shape, type_: Any, field: str) -> list[str]:
     """The items of one line, as text."""
     pieces, reason = [unquote(piece) if item.kind == "str" else piece for piece in line.split(",")], ""
-    if item.kind in ("int", "float") and GROUPED.search(line):
+    if item.kind in ("int", "float", "decimal") and GROUPED.search(line):
         reason = f"found {clip(line)}, where a comma may part thousands or items"
     elif '"' in line:  # a comma may stand inside quotes: only JSON's rules tell
         try:

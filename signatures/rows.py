@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 import re
 from datetime import date, datetime, time
+from decimal import Decimal
 from enum import Enum
 from os import PathLike
 from typing import Any
+from uuid import UUID
 
 from .describe import describe_short
 from .labels import choice_value, choices, values
@@ -20,13 +22,16 @@ from .reader import READERS
 from .types import Shape, shape
 from .validation import Mismatch, validate
 
+NUMBER = r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?"
 TEXTS = {
     "bool": re.compile("true|false|yes|no", re.IGNORECASE),
     "int": re.compile(r"[+-]?[0-9]{1,4000}"),
-    "float": re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?"),
+    "float": re.compile(NUMBER),
+    "decimal": re.compile(NUMBER),
     "date": re.compile(".*"),
     "datetime": re.compile(".*"),
     "time": re.compile(".*"),
+    "uuid": re.compile(".*"),
 }
 
 
@@ -84,9 +89,12 @@ def _plain(value: Any, taken: Shape) -> Any:
         return READERS[kind](text) if TEXTS[kind].fullmatch(text) else None
     if kind == "bool":
         return value if isinstance(value, bool) else None
-    if kind in ("int", "float"):
+    if kind in ("int", "float", "decimal"):
         whole = kind == "int" and isinstance(value, float) and not value.is_integer()
-        return value if isinstance(value, int | float) and not isinstance(value, bool) and not whole else None
+        numbers = int | float | Decimal if kind == "decimal" else int | float
+        return value if isinstance(value, numbers) and not isinstance(value, bool) and not whole else None
+    if kind == "uuid":
+        return value if isinstance(value, UUID) else None
     if kind in ("date", "datetime", "time"):
         return value if isinstance(value, date | datetime | time) else None
     return _parsed(value, taken) if isinstance(value, str) else value

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from os import PathLike
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import nearest
+from .constraints import spelled, whole_type
 from .expressions import check_types
 from .fields import FieldSpec
 from .inline import parse_inline
@@ -61,22 +62,22 @@ def signature(
         )
     _check_fields(inputs, outputs, where)
     fields = {
-        **{spec.name: (spec.type_, dspy.InputField(**_description(spec))) for spec in inputs},
-        **{spec.name: (spec.type_, dspy.OutputField(**_description(spec))) for spec in outputs},
+        **{spec.name: _declaration(spec, dspy.InputField) for spec in inputs},
+        **{spec.name: _declaration(spec, dspy.OutputField) for spec in outputs},
     }
     return _described(dspy.Signature(fields, instructions), descriptions or {}, where)
 
 
 def field_types(signature: type[dspy.Signature]) -> dict[str, Any]:
     """The type of every field by name, inputs first; constraints of its declaration (`ge=0`) stand as `Annotated`."""
-    return {
-        name: Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
-        for name, field in signature.fields.items()
-    }
+    return {name: whole_type(field) for name, field in signature.fields.items()}
 
 
-def _description(spec: FieldSpec) -> dict[str, str]:
-    return {} if spec.description is None else {"desc": spec.description}
+def _declaration(spec: FieldSpec, field: Callable[..., Any]) -> tuple[Any, Any]:
+    """A field's type and how it is declared: with its constraints, which DSPy shows in its own prompts."""
+    described = {} if spec.description is None else {"desc": spec.description}
+    inner, constraints = spelled(spec.type_)
+    return inner, field(**constraints, **described)
 
 
 def _check_fields(inputs: list[FieldSpec], outputs: list[FieldSpec], where: Where) -> None:

@@ -6,23 +6,29 @@ absent; `Annotated[T, ...]` is T with constraints, which pydantic checks once th
 
 from __future__ import annotations
 
-import types
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import date, datetime, time
+from decimal import Decimal
 from enum import Enum
+from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from uuid import UUID
 
-Kind = Literal["str", "bool", "int", "float", "date", "datetime", "time", "labels", "list", "json", "any"]
+Kind = Literal[
+    "str", "bool", "int", "float", "decimal", "date", "datetime", "time", "uuid", "labels", "list", "json", "any"
+]
 
 SCALARS: dict[Any, Kind] = {
     str: "str",
     bool: "bool",
     int: "int",
     float: "float",
+    Decimal: "decimal",
     date: "date",
     datetime: "datetime",
     time: "time",
+    UUID: "uuid",
 }
 
 
@@ -47,7 +53,7 @@ class Shape:
 
 def is_union(type_: Any) -> bool:
     """Whether `type_` is `A | B`, `Union[A, B]` or `Optional[A]`."""
-    return get_origin(type_) in (Union, types.UnionType)
+    return get_origin(type_) in (Union, UnionType)
 
 
 def shape(type_: Any) -> Shape:
@@ -58,8 +64,8 @@ def shape(type_: Any) -> Shape:
             inner, constrained = get_args(inner)[0], True
             continue
         members = get_args(inner) if is_union(inner) else ()
-        if len(members) == 2 and types.NoneType in members:
-            inner, optional = next(member for member in members if member is not types.NoneType), True
+        if len(members) == 2 and NoneType in members:
+            inner, optional = next(member for member in members if member is not NoneType), True
             continue
         break
     kind = _kind(inner)
@@ -87,22 +93,26 @@ def type_name(type_: Any) -> str:
     return expression(type_, lambda class_: class_.__name__)
 
 
-def expression(type_: Any, name: Callable[[type], str]) -> str:
-    """The type expression of `type_`, with `name` naming the classes that are not built in."""
-    if type_ is None or type_ is types.NoneType:
+def expression(type_: Any, name: Callable[[type], str], constrained: Callable[[Any], str] | None = None) -> str:
+    """The type expression of `type_`, with `name` naming the classes that are not built in.
+
+    `constrained` writes what `Annotated` adds (", Field(ge=0)", or nothing); without it, that is left out.
+    """
+    if type_ is None or type_ is NoneType:
         return "None"
     if type_ is Any:
         return "Any"
     origin, arguments = get_origin(type_), get_args(type_)
     if origin is Annotated:
-        return expression(arguments[0], name)
+        inner, conditions = expression(arguments[0], name, constrained), constrained(type_) if constrained else ""
+        return f"Annotated[{inner}{conditions}]" if conditions else inner
     if origin is Literal:
         return literal(arguments)
     if is_union(type_):
-        return " | ".join(expression(argument, name) for argument in arguments)
+        return " | ".join(expression(argument, name, constrained) for argument in arguments)
     if isinstance(origin, type):
-        inside = ", ".join("..." if argument is ... else expression(argument, name) for argument in arguments)
-        return f"{origin.__name__}[{inside}]"
+        inside = ("..." if argument is ... else expression(argument, name, constrained) for argument in arguments)
+        return f"{origin.__name__}[{', '.join(inside)}]"
     if isinstance(type_, type):
         return type_.__name__ if type_ in SCALARS or type_ in (list, dict) else name(type_)
     return str(type_)

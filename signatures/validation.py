@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
+from decimal import Decimal
 from functools import lru_cache
 from typing import Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError
+from pydantic_core import ErrorDetails, SchemaError
 
 from ..errors import InputError
 from .types import type_name
+
+# What pydantic says before it comes to what was expected.
+WORDY = re.compile(
+    r"^(?:Input should be |Value error, |[A-Z]\w+(?: input)? should have )| after validation(?=,)| expected$"
+)
+CONSTRAINT = "Unable to apply constraint"
 
 
 class Mismatch(Exception):
@@ -32,6 +41,12 @@ def new_adapter(type_: Any) -> TypeAdapter[Any]:
         raise InputError(
             f"found the type {type_name(type_)}, whose values cannot be read from text",
             expected="a type that pydantic can validate",
+        ) from error
+    except SchemaError as error:  # a pattern that is no regular expression, a bound of another type
+        reason = re.sub(r"(?:Error building \S+ validator:|SchemaError:|\s)+", " ", str(error)).strip()
+        raise InputError(
+            f"found a constraint on {type_name(type_)} that pydantic cannot check ({reason})",
+            expected="a constraint that fits the type",
         ) from error
 
 
@@ -54,8 +69,14 @@ def validate(data: Any, type_: Any) -> Any:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(str(part) for part in first["loc"])
-        expected = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-        raise Mismatch(place, first["input"], expected[:1].lower() + expected[1:]) from error
+        raise Mismatch(place, first["input"], _expected(first)) from error
+    except TypeError as error:
+        if CONSTRAINT not in str(error):
+            raise
+        raise InputError(
+            f"found a constraint on {type_name(type_)} that cannot be checked ({error})",
+            expected="a constraint that fits the type",
+        ) from error
     except RecursionError:
         raise Mismatch("", data, "less deeply nested data") from None
     if _has_non_finite(value):
@@ -63,9 +84,17 @@ def validate(data: Any, type_: Any) -> Any:
     return value
 
 
+def _expected(error: ErrorDetails) -> str:
+    """What pydantic expected, in words that stand behind `expected`."""
+    if error["type"] == "string_pattern_mismatch":
+        return f"text that matches {error['ctx']['pattern']}"
+    text = WORDY.sub("", error["msg"])
+    return text if text[1:2].isupper() else text[:1].lower() + text[1:]
+
+
 def _has_non_finite(value: Any) -> bool:
     """Whether an infinity or nan stands anywhere in `value`."""
-    if isinstance(value, float):
+    if isinstance(value, float | Decimal):
         return not math.isfinite(value)
     if isinstance(value, BaseModel):
         return any(map(_has_non_finite, vars(value).values()))

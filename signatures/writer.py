@@ -1,7 +1,8 @@
 """The canonical text of a value.
 
-Text stands as it is; `true` and `false`; numbers in their shortest form; dates in ISO 8601; Literals and Enums as their
-label; None as `null`; everything else as compact JSON. `read` turns each of them back into the value.
+Text stands as it is; `true` and `false`; numbers in their shortest form, decimals with all their digits; dates in ISO
+8601; UUIDs with hyphens; Literals and Enums as their label; None as `null`; everything else as compact JSON. `read`
+turns each of them back into the value.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 from datetime import date, time
+from decimal import Decimal
 from enum import Enum
 from typing import Any
 
@@ -16,6 +18,7 @@ from pydantic_core import PydanticSerializationError
 
 from ..errors import InputError
 from .labels import label_text
+from .numerals import DIGITS, PLACES
 from .types import Shape, shape, type_name
 from .validation import adapter
 
@@ -42,6 +45,8 @@ def write(value: Any, type_: Any = Any) -> str:
         return _text(value, taken)
     if isinstance(value, int | float):
         return _number(value, taken)
+    if isinstance(value, Decimal) and taken.kind != "any":
+        return _decimal(value)
     if isinstance(value, date | time):
         return value.isoformat()
     data = _data(value, taken)
@@ -99,6 +104,15 @@ def _number(value: int | float, taken: Shape) -> str:
     if isinstance(number, float) and not math.isfinite(number):
         raise InputError(f"found {text}", expected="a finite number")
     return text
+
+
+def _decimal(value: Decimal) -> str:
+    """All the digits of a decimal, without a power of ten where that is not long."""
+    if not value.is_finite():
+        raise InputError(f"found {value}", expected="a finite number")
+    exponent = value.as_tuple().exponent
+    plain = isinstance(exponent, int) and exponent >= -PLACES and value.adjusted() < DIGITS
+    return format(value, "f") if plain else str(value)
 
 
 def _data(value: Any, taken: Shape) -> Any:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import doctest
 import importlib
 from datetime import date, datetime, time
+from decimal import Decimal
 from typing import Annotated, Any, Literal
+from uuid import UUID
 
 import pytest
 from pydantic import BaseModel, Field
@@ -24,6 +26,10 @@ class Person(BaseModel):
     home: Address | None = None
 
 
+class Scored(BaseModel):
+    score: int = Field(ge=0, le=10)
+
+
 @pytest.mark.parametrize(
     ("type_", "text"),
     [
@@ -35,6 +41,9 @@ class Person(BaseModel):
         (date, "a date (YYYY-MM-DD)"),
         (datetime, "a date and time (YYYY-MM-DDTHH:MM:SS)"),
         (time, "a time (HH:MM:SS)"),
+        (Decimal, "a decimal number"),
+        (UUID, "a UUID"),
+        (list[Decimal], "a JSON list of decimal numbers"),
         (Literal["billing", "technical", "account"], "one of: billing, technical, account"),
         (Literal["a", "b"] | None, "one of: a, b, or null"),
         (str | None, "text, or null"),
@@ -55,6 +64,32 @@ class Person(BaseModel):
     ],
 )
 def test_describe(type_: Any, text: str) -> None:
+    assert describe(type_) == text
+
+
+@pytest.mark.parametrize(
+    ("type_", "text"),
+    [
+        (Annotated[int, Field(ge=0, le=10)], "a whole number from 0 to 10"),
+        (Annotated[int, Field(gt=0)] | None, "a whole number, more than 0, or null"),
+        (Annotated[float | None, Field(ge=0, lt=1)], "a number, 0 or more and less than 1, or null"),
+        (Annotated[float, Field(le=1, multiple_of=0.5)], "a number, 1 or less, a multiple of 0.5"),
+        (
+            Annotated[Decimal, Field(max_digits=5, decimal_places=1)],
+            "a decimal number, at most 5 digits, at most 1 decimal place",
+        ),
+        (Annotated[date, Field(ge=date(2024, 1, 1))], "a date (YYYY-MM-DD), not before 2024-01-01"),
+        (Annotated[str, Field(max_length=20)], "text, at most 20 characters"),
+        (Annotated[str, Field(min_length=2, max_length=3)] | None, "text, 2 to 3 characters, or null"),
+        (Annotated[str, Field(pattern="^[A-Z]+$")], "text, matching the regular expression ^[A-Z]+$"),
+        (Annotated[list[str], Field(min_length=1)], "a JSON list of strings, at least 1 item"),
+        (Annotated[list[int], Field(min_length=3, max_length=3)], "a JSON list of whole numbers, 3 items"),
+        (list[Annotated[int, Field(ge=0)]], "a JSON list, each item a whole number, 0 or more"),
+        (dict[str, Annotated[str, Field(max_length=1)]], "a JSON object, each item text, at most 1 character"),
+        (Scored, "a JSON object with the keys score (int from 0 to 10)"),
+    ],
+)
+def test_describe_tells_constraints(type_: Any, text: str) -> None:
     assert describe(type_) == text
 
 
@@ -93,7 +128,10 @@ def test_type_name_of_types_that_expressions_do_not_have() -> None:
     assert type_name(int | str) == "int | str"
 
 
-@pytest.mark.parametrize("module", ["describe", "grammar", "labels", "reader", "rows", "signature", "types", "writer"])
+@pytest.mark.parametrize(
+    "module",
+    ["constraints", "describe", "grammar", "labels", "patterns", "reader", "rows", "signature", "types", "writer"],
+)
 def test_examples_in_docstrings(module: str) -> None:
     found = importlib.import_module(f"cuecard.signatures.{module}")
     result = doctest.testmod(found, extraglobs={"Literal": Literal})

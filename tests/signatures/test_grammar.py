@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from datetime import date, datetime, time
+from decimal import Decimal
 from enum import Enum
 from typing import Annotated, Any, Literal
+from uuid import UUID
 
 import llguidance
 import pytest
@@ -57,6 +59,9 @@ def accepts(rule: str, text: str) -> bool:
         ),
         (datetime, ["2024-02-29T23:59", "2024-01-01T00:00:00.5+05:30", "2024-01-01T00:00:00Z"], ["2024-01-01", "2024-01-01T24:00"]),
         (time, ["10:00", "10:00:59.123456", "10:00Z"], ["10", "10:60", "24:00", "10:00+24:00"]),
+        (Decimal, ["0", "-12.50", "1E+5", "0.0000001"], ["1.", ".5", "1e100", "NaN", '"1"']),
+        (UUID, ["0000000a-0000-4000-8000-00000000000A"], ["0000000a000040008000000000000000", "0000000g-0000-4000-8000-000000000000"]),
+        (Annotated[date, Field(ge=date(2024, 2, 28), lt=date(2024, 4, 1))], ["2024-02-29", "2024-03-31"], ["2024-02-27", "2024-04-01", "2024-02-30", "2025-03-01"]),
         (Literal["yes", "yes please", "no"], ["yes", "yes please", "no"], ["", "ye", "yes pleas", "Yes", "maybe"]),
         (Literal['a"b', "c\\d", "e\nf", "g/h", "\u00e9", 3, True], ['a"b', "c\\d", "e\nf", "g/h", "\u00e9", "3", "true"], ["a", "4"]),
         (Color, ["red", "2", "PAIR"], ["RED", "blue", "(1, 2)"]),
@@ -71,6 +76,26 @@ def accepts(rule: str, text: str) -> bool:
         (Annotated[int, Field(ge=1, le=12)], ["1", "12"], ["0", "13", "-1"]),
         (Annotated[int, Field(ge=1)] | None, ["1", "null"], ["0"]),
         (Annotated[float | None, Field(ge=0, le=1)], ["0.5", "null"], ["2"]),
+        (Annotated[float, Field(ge=0, lt=1)], ["0", "0.999", "1e-05", "0.0"], ["1", "1.0", "-0.1", "1e0", "10e-1"]),
+        (Annotated[float, Field(gt=0.25)], ["0.26", "1e+22", "2.51e-1"], ["0.25", "2.5e-1", "0", "-1"]),
+        (Annotated[float, Field(multiple_of=0.25, ge=0)], ["0", "0.0", "0.5", "0.50", "7.25"], ["0.3", "-0.5", "0.125", "1e2"]),
+        (Annotated[int, Field(multiple_of=7, gt=0, lt=30)], ["7", "28"], ["0", "14.0", "35", "29"]),
+        (Annotated[int, Field(ge=10**20)], ["1" + "0" * 20, "9" * 21], ["9" * 20, "1" + "0" * 21]),
+        (Annotated[str, Field(min_length=2, max_length=3)], ["ab", "a b", "\u00e9\U0001f600"], ["a", "abcd", " ab", "ab ", "a\nb"]),
+        (Annotated[str, Field(max_length=1)], ["a"], ["", "ab", " "]),
+        (Annotated[str, Field(pattern=r"^\d{2}[a-z/]+$")], ["12a", "12a/b"], ["1a", "12", "12A", "x12a"]),
+        (Annotated[str, Field(pattern="[0-9]")], ["a1b", "1"], ["ab", " 1"]),
+        (Annotated[str | None, Field(max_length=4)], ["null", "abcd", '"a"b'], ["abcde", '"nul"']),
+        (Annotated[Decimal, Field(max_digits=4, decimal_places=2)], ["99.99", "-0.5", "12"], ["100", "1.234", "1e1"]),
+        (Annotated[Decimal, Field(max_digits=3)], ["123", "1.23", "0.123", "12.3"], ["1234", "12.34", "0.1234", "1e2"]),
+        (Annotated[Decimal, Field(gt=0, multiple_of=Decimal("0.05"))], ["0.05", "12.5", "3"], ["0", "0.01"]),
+        (Annotated[list[int], Field(min_length=1, max_length=2)], ["[1]", "[1, 2]"], ["[]", "[1,2,3]"]),
+        (list[Annotated[int, Field(ge=0, le=9)]], ["[0,9]", "[]"], ["[10]", "[-1]"]),
+        (dict[str, Annotated[str, Field(max_length=2)]], ['{"a": "bc"}'], ['{"a": "bcd"}']),
+        (Annotated[dict[str, int], Field(max_length=1)], ['{"a": 1}', "{}"], ['{"a": 1, "b": 2}']),
+        (list[Decimal], ['[1.5, "2.50"]'], ['["x"]', '["1" ]2']),
+        (list[date], ['["2024-02-29"]'], ['["2024-04-31"]', "[2024-02-29]"]),
+        (tuple[int, bool], ["[1, true]"], ["[1]", "[1, true, 2]", "[true, 1]"]),
         (Any, ["anything", '{"a": 1}'], ["", "a\nb"]),
     ],
 )  # fmt: skip
@@ -95,6 +120,11 @@ def test_grammar(type_: Any, good: list[str], bad: list[str]) -> None:
         (Color | None, ["null", '"red"'], ['"null"']),
         (str | None, ["null", '"null"', '"x"'], ["x"]),
         (list[int], ["[1, 2]"], ['"[1, 2]"']),
+        (Decimal, ["1.5", '"1.50"', "1e-08"], ['"x"', "1" * 16]),
+        (UUID, ['"0000000a-0000-4000-8000-00000000000A"'], ["0000000a-0000-4000-8000-00000000000A"]),
+        (Annotated[str, Field(min_length=2, max_length=3)], ['"ab"', '"a\\nb"', '"a\\ud83d\\ude00b"'], ['"a"', '"abcd"', '" ab"', '"ab\\n"']),
+        (Annotated[str, Field(max_length=2)], ['""', '"ab"'], ['"abc"', '" "']),
+        (Annotated[str, Field(pattern='^"[a-z]+"$')], ['"\\"ab\\""'], ['"ab"']),
         (Any, ["1", '"a"', '{"a": [null]}'], ["a"]),
     ],
 )  # fmt: skip

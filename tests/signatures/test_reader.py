@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from datetime import date, datetime, time
+from decimal import Decimal
 from enum import Enum
 from typing import Annotated, Any, Literal
+from uuid import UUID
 
 import dspy
 import pytest
-from pydantic import BaseModel, Field
+from pydantic import UUID4, BaseModel, Field
 
 from cuecard.errors import InputError, ReadError
 from cuecard.signatures import read, write
@@ -45,6 +47,15 @@ class Person(BaseModel):
         (date(2024, 1, 2), date, "2024-01-02"),
         (datetime(2024, 1, 2, 3, 4), datetime, "2024-01-02T03:04:00"),
         (time(3, 4), time, "03:04:00"),
+        (Decimal("12.50"), Decimal, "12.50"),
+        (Decimal("1E+3"), Decimal, "1000"),
+        (Decimal("1E-7"), Decimal, "0.0000001"),
+        (Decimal("1E+30"), Decimal, "1E+30"),
+        (Decimal("1.5"), str, "1.5"),
+        (Decimal("1.5"), Any, '"1.5"'),
+        ([Decimal("1.50")], list[Decimal], '["1.50"]'),
+        (UUID(int=10), UUID, "00000000-0000-0000-0000-00000000000a"),
+        ([UUID(int=10)], list[UUID], '["00000000-0000-0000-0000-00000000000a"]'),
         (["caf\u00e9", "b"], list[str], '["caf\u00e9","b"]'),
         ([Color.RED], list[Color], '["red"]'),
         ({"a": 1.5}, dict[str, float], '{"a":1.5}'),
@@ -66,6 +77,7 @@ def test_write(value: Any, type_: Any, text: str) -> None:
     ("value", "type_", "message"),
     [
         (float("nan"), float, "found nan; expected a finite number"),
+        (Decimal("nan"), Decimal, "found NaN; expected a finite number"),
         (10**400, float, "found a number with too many digits; expected a finite number"),
         ([float("inf")], list[float], "found a value that JSON cannot hold: Out of range float values are not JSON compliant; expected finite numbers and plain data"),
         (object(), Any, "found a value of type object for Any; expected a value that JSON can hold"),
@@ -99,6 +111,16 @@ def test_write_refuses_what_has_no_text(value: Any, type_: Any, message: str) ->
         ("2024-02-29.", date, date(2024, 2, 29)),
         ("'2024-02-29T10:00'", datetime, datetime(2024, 2, 29, 10)),
         ("10:30", time, time(10, 30)),
+        (" 1,234.50. ", Decimal, Decimal("1234.50")),
+        ("`0.10000000000000000001`", Decimal, Decimal("0.10000000000000000001")),
+        ("1e-400", Decimal, Decimal("1e-400")),
+        ("n/a", Decimal | None, None),
+        ("12.5, 1", list[Decimal], [Decimal("12.5"), Decimal(1)]),
+        ('["12.50", 1.5]', list[Decimal], [Decimal("12.50"), Decimal("1.5")]),
+        ('"0000000A-0000-4000-8000-000000000000".', UUID, UUID("0000000a-0000-4000-8000-000000000000")),
+        ("{0000000a-0000-4000-8000-000000000000}", UUID, UUID("0000000a-0000-4000-8000-000000000000")),
+        ("urn:uuid:0000000a-0000-4000-8000-000000000000", UUID, UUID("0000000a-0000-4000-8000-000000000000")),
+        ("0000000a000040008000000000000000", UUID, UUID("0000000a-0000-4000-8000-000000000000")),
         # labels
         ("billing", Queue, "billing"),
         ("BILLING", Queue, "billing"),
@@ -158,6 +180,10 @@ def test_write_refuses_what_has_no_text(value: Any, type_: Any, message: str) ->
         ("{broken", Any, "{broken"),
         ("x = 1", dspy.Code, dspy.Code(code="x = 1")),
         ("5", Annotated[int, Field(le=5)], 5),
+        (" abc ", Annotated[str, Field(min_length=3, max_length=3)], "abc"),
+        ("none", Annotated[str | None, Field(min_length=5)], None),
+        ("- ab\n- abc", list[Annotated[str, Field(min_length=2)]], ["ab", "abc"]),
+        ("[1, 2]", Annotated[list[int], Field(max_length=2)], [1, 2]),
     ],
 )
 def test_read(text: str, type_: Any, value: Any) -> None:
@@ -217,6 +243,24 @@ PERSON = "a JSON object with the keys name (str), age (int)"
         ("no idea", Person, f"found 'no idea', which is not JSON (Expecting value: line 1 column 1 (char 0)); expected {PERSON}"),
         ("[NaN]", list[float], "found '[NaN]', which is JSON of another kind; expected a JSON list of numbers"),
         ("6", Annotated[int, Field(le=5)], "found '6'; expected less than or equal to 5"),
+        ("-1", Annotated[int, Field(gt=-1)] | None, "found '-1'; expected greater than -1"),
+        ("x", Annotated[int, Field(ge=0)], "found 'x'; expected a whole number, 0 or more"),
+        ("7", Annotated[int, Field(multiple_of=2)], "found '7'; expected a multiple of 2"),
+        ("0.5", Annotated[Decimal, Field(decimal_places=0)], "found '0.5'; expected no more than 0 decimal places"),
+        ("ab", Annotated[str, Field(min_length=3)], "found 'ab'; expected at least 3 characters"),
+        ("abc", Annotated[str, Field(max_length=2)], "found 'abc'; expected at most 2 characters"),
+        ("abc", Annotated[str, Field(pattern="^[0-9]+$")], "found 'abc'; expected text that matches ^[0-9]+$"),
+        ("[1]", Annotated[list[int], Field(min_length=2)], "found '[1]'; expected at least 2 items, not 1"),
+        ("{}", Annotated[dict[str, int], Field(min_length=1)], "found '{}'; expected at least 1 item, not 0"),
+        ("2023-12-31", Annotated[date, Field(ge=date(2024, 1, 1))], "found '2023-12-31'; expected greater than or equal to 2024-01-01"),
+        ("[5, 11]", list[Annotated[int, Field(le=10)]], "found '[5, 11]', whose 1 is wrong (less than or equal to 10); expected a JSON list, each item a whole number, 10 or less"),
+        ("5, 11", list[Annotated[int, Field(le=10)]], "[1]: found '11'; expected less than or equal to 10"),
+        ("- a\n- bc", list[Annotated[str, Field(min_length=2)]], "[0]: found 'a'; expected at least 2 characters"),
+        ("12 EUR", Decimal, "found '12 EUR'; expected a decimal number"),
+        ("1e99999999999999999999", Decimal, "found '1e99999999999999999999'; expected a decimal number"),
+        ("NaN", Decimal, "found 'NaN'; expected a decimal number"),
+        ("0000-0000a000040008000000000000000", UUID, "found '0000-0000a000040008000000000000000'; expected a UUID"),
+        ("00000000-0000-1000-8000-000000000000", UUID4, "found '00000000-0000-1000-8000-000000000000'; expected UUID version 4"),
     ],
 )  # fmt: skip
 def test_refusals(text: str, type_: Any, message: str) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from datetime import date, datetime
+from decimal import Decimal
 from enum import Enum
 from typing import Annotated, Any, Literal
+from uuid import UUID
 
 import pytest
 from pydantic import BaseModel, Field
@@ -59,6 +61,11 @@ class Person(BaseModel):
         (datetime(2024, 1, 2), date, date(2024, 1, 2)),
         ("2024-01-02T03:04:05", datetime, datetime(2024, 1, 2, 3, 4, 5)),
         ("5", Annotated[int, Field(le=5)], 5),
+        ("0.10", Decimal, Decimal("0.10")),
+        (0.1, Decimal, Decimal("0.1")),
+        (3, Decimal, Decimal(3)),
+        ("0000000a-0000-4000-8000-000000000000", UUID, UUID("0000000a-0000-4000-8000-000000000000")),
+        (UUID(int=1), UUID, UUID(int=1)),
     ],
 )
 def test_values(value: Any, type_: Any, typed: Any) -> None:
@@ -93,6 +100,11 @@ def test_values(value: Any, type_: Any, typed: Any) -> None:
         ({"mood": "sad"}, Person, "found {'mood': 'sad'} (dict); expected field required"),
         ({"name": "A", "mood": "sat"}, Person, "found 'sat'; expected 'happy' or 'sad' (did you mean 'sad'?)"),
         (6, Annotated[int, Field(le=5)], "found 6 (int); expected less than or equal to 5"),
+        ("toolong", Annotated[str, Field(max_length=3)], "found 'toolong'; expected at most 3 characters"),
+        ("1,5", Decimal, "found '1,5'; expected a decimal number"),
+        (True, Decimal, "found True (bool); expected a decimal number"),
+        (float("nan"), Decimal, "found nan (float); expected a finite number"),
+        (5, UUID, "found 5 (int); expected a UUID"),
     ],
 )  # fmt: skip
 def test_refusals(value: Any, type_: Any, message: str) -> None:
