@@ -40,6 +40,8 @@ from .run_folder import RunFolder
 DEMO_SETS = 32
 WIDTH = 12
 START_TOKENS = 1000
+NEAREST_POOL = 20  # examples from which on the nearest are worth looking for
+NEAREST_TOKENS = 400
 
 
 @dataclass(frozen=True)
@@ -252,17 +254,35 @@ def make_space(task: Task, evaluator: ProgramEvaluator, engine: JournaledEngine)
                 task.search.decoding,
                 start_count(counts, pool, engine),
                 sources,
+                tuple(pool),
+                nearest_counts(task.search.nearest, signature, pool, engine),
             )
         )
     return Space(tuple(parts))
+
+
+def nearest_counts(
+    span: tuple[int, int], signature: type[dspy.Signature], pool: Sequence[Demo], engine: JournaledEngine
+) -> tuple[int, ...]:
+    """How many demos nearest to the input may be shown: a call of its own pays for each, so long ones are few."""
+    low, high = span
+    if len(pool) < NEAREST_POOL or not any(field.annotation is str for field in signature.input_fields.values()):
+        return (0,)
+    counts = demo_counts(low, high, len(pool))
+    mean = mean_tokens(pool, engine)
+    return tuple(count for count in counts if count == low or count * mean <= NEAREST_TOKENS)
+
+
+def mean_tokens(pool: Sequence[Demo], engine: JournaledEngine) -> float:
+    """How long a demo is, without a format's scaffolding."""
+    return sum(len(engine.tokenizer.encode(" ".join(map(str, demo.values())))) for demo in pool) / len(pool)
 
 
 def start_count(counts: Sequence[int], pool: Sequence[Demo], engine: JournaledEngine) -> int:
     """How many demos the first points show: as many as make about `START_TOKENS` tokens, since long ones cost time."""
     if not pool:
         return counts[-1]
-    lengths = [len(engine.tokenizer.encode(" ".join(map(str, demo.values())))) for demo in pool]
-    mean = sum(lengths) / len(lengths)
+    mean = mean_tokens(pool, engine)
     return max((count for count in counts if count * mean <= START_TOKENS), default=counts[0])
 
 
@@ -331,7 +351,8 @@ def trial_line(trial: Trial, seconds: float) -> dict[str, Any]:
 
 def _short(state: PredictorState) -> dict[str, Any]:
     """A predictor's parameters, its demos counted only (their set and number stand in the trial's params)."""
-    return {**state.model_dump(mode="json", exclude={"demos"}), "demos": len(state.demos)}
+    counts = {"demos": len(state.demos), "nearest": state.nearest.count if state.nearest else 0}
+    return {**state.model_dump(mode="json", exclude={"demos", "nearest"}), **counts}
 
 
 def _described(task: Task) -> dict[str, Any]:

@@ -55,7 +55,7 @@ def _threshold(evaluator: Evaluator, outcomes: Sequence[Outcome]) -> float:
 
 
 def _gold(row: Row, signature: type[dspy.Signature], columns: Mapping[str, str]) -> Demo:
-    """A predictor's fields that the row has a value for. Of several references for a text the first is shown."""
+    """A predictor's fields that the row has a value for. Of several references for a text the most typical is shown."""
     found = {}
     for name, field in signature.fields.items():
         column = columns.get(name, "")
@@ -63,10 +63,26 @@ def _gold(row: Row, signature: type[dspy.Signature], columns: Mapping[str, str])
         if column in row.inputs:
             value = row.inputs[column]
         elif isinstance(value, list | tuple) and shape(field.annotation).kind == "str":
-            value = next(iter(value), None)
+            value = _most_typical([str(reference) for reference in value])
         if value is not None:
             found[name] = value
     return found
+
+
+def _most_typical(references: Sequence[str]) -> str | None:
+    """The reference that is most like the others (their medoid by chrF); the first of equals, or of two.
+
+    What is shown is imitated: an odd one would teach what the other references do not say.
+    """
+    from sacrebleu import sentence_chrf
+
+    if len(references) < 3:
+        return next(iter(references), None)
+    scores = [
+        sentence_chrf(text, [*references[:place], *references[place + 1 :]]).score
+        for place, text in enumerate(references)
+    ]
+    return references[scores.index(max(scores))]
 
 
 def _from_runs(evaluator: Evaluator, name: str, outcomes: Sequence[Outcome], threshold: float) -> list[Demo]:

@@ -25,7 +25,7 @@ from .space import Space
 
 STARTUP = 10
 LOCAL_OF = (2, 3)  # so many local moves of so many proposals
-WEIGHTS = {"demo_set": 4.0, "format": 2.0, "readout": 2.0}
+WEIGHTS = {"demo_set": 4.0, "format": 2.0, "readout": 2.0, "nearest": 2.0}
 
 
 class OptunaStrategy:

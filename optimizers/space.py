@@ -14,13 +14,14 @@ from typing import Any, Protocol
 import dspy
 
 from ..models.engine import Decoding
-from ..programs.state import FormatChoice, PredictorState, ReadOut
+from ..programs.state import FormatChoice, NearestDemos, PredictorState, ReadOut
 from ..signatures import choices
 from .demos import Demo
 
 FORMATS: tuple[FormatChoice, ...] = ("completion", "turns", "turns_labelled", "chat", "dspy", "json", "xml")
 CALIBRATIONS = ("contextual", "batch", "bias")
 WHOLE = ("max_tokens", "top_k")
+NEAREST_STARTS = 2  # so many formats are tried with the nearest demos first
 
 
 class Suggest(Protocol):
@@ -40,7 +41,7 @@ class Suggest(Protocol):
 class PredictorSpace:
     """The dimensions of one predictor. `demo_sets` are ordered draws; `demo_counts` says how many of one may be
     shown, `start_count` (default: the most) how many the first points show; `sources` are the inputs that the read-out
-    `span` copies from.
+    `span` copies from; `nearest_counts` says how many demos of `pool` are chosen at call time.
     """
 
     name: str
@@ -54,6 +55,8 @@ class PredictorSpace:
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     start_count: int | None = None
     sources: tuple[str, ...] = ()
+    pool: tuple[Demo, ...] = ()
+    nearest_counts: tuple[int, ...] = (0,)
 
     def suggest(self, trial: Suggest) -> dict[str, Any]:
         """Draw a value for each dimension that applies."""
@@ -67,6 +70,7 @@ class PredictorSpace:
         categorical("instruction", range(len(self.instructions)))
         if categorical("demos", self.demo_counts):
             categorical("demo_set", range(len(self.demo_sets)))
+        categorical("nearest", self.nearest_counts)
         categorical("format", [_format_key(choice) for choice in self.formats])
         readout = categorical("readout", self.readouts)
         if self.generates(readout):
@@ -91,9 +95,11 @@ class PredictorSpace:
         }
         demos = self.demo_sets[mine["demo_set"]][: mine["demos"]] if mine.get("demos") else ()
         settings = {setting: mine[setting] for setting in self.ranges if setting in mine}
+        nearest = mine.get("nearest")
         return PredictorState(
             instructions=self.instructions[mine["instruction"]],
             demos=demos,
+            nearest=NearestDemos(count=nearest, pool=self.pool) if nearest else None,
             format=_format_choice(mine["format"]),
             readout=self._readout(mine["readout"].partition("+")[0]),
             decoding=Decoding.model_validate({**self.decoding.model_dump(), **settings}),
@@ -173,18 +179,25 @@ class Space:
         return {name: method for name, method in found.items() if method}
 
     def starts(self) -> list[dict[str, Any]]:
-        """Points to try first: every format once, with many demos and the read-out that reads most.
+        """Points to try first: every format once, with many demos and the read-out that reads most; then the formats
+        of running text with the demos that are nearest.
 
         Formats decide more than anything else for small models, so none is left to chance.
         """
+        formats = max(len(part.formats) for part in self.predictors)
+        near = NEAREST_STARTS if any(part.nearest_counts[-1] for part in self.predictors) else 0
         points = []
-        for index in range(max(len(part.formats) for part in self.predictors)):
+        for start in range(formats + min(near, formats)):
+            index = start % formats
             point: dict[str, Any] = {}
             for part in self.predictors:
+                close = start >= formats and part.nearest_counts[-1] > 0
+                many = part.demo_counts[-1] if part.start_count is None else part.start_count
                 preferred = [r for r in ("choice+batch", "choice", "span", "text") if r in part.readouts]
                 chosen = {
                     "instruction": 0,
-                    "demos": part.demo_counts[-1] if part.start_count is None else part.start_count,
+                    "demos": part.demo_counts[0] if close else many,
+                    "nearest": part.nearest_counts[-1] if close else part.nearest_counts[0],
                     "demo_set": index % len(part.demo_sets) if part.demo_sets else None,
                     "format": _format_key(part.formats[index % len(part.formats)]),
                     "readout": preferred[0] if preferred else part.readouts[0],

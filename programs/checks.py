@@ -19,8 +19,9 @@ from .formats.registry import format_named
 from .plan import Plan
 from .problems import KeyProblems, Keys
 from .schema import Learned, PredictorSpec, Spec
+from .spans import sources_of
 
-NODE_KEYS = ("module", "fields", "instructions", "format", "readout", "decoding", "demos")
+NODE_KEYS = ("module", "fields", "instructions", "format", "readout", "decoding", "demos", "nearest")
 
 
 def check_form(spec: Spec, problems: KeyProblems) -> None:
@@ -49,6 +50,8 @@ def check_learned(
     _check_readout(learned, signature, keys_of, problems)
     for index, demo in enumerate(learned.demos or ()):
         _check_demo(demo, signature, keys_of("demos", index), problems)
+    for index, demo in enumerate(learned.nearest.pool if learned.nearest else ()):
+        _check_demo(demo, signature, keys_of("nearest", "pool", index), problems)
 
 
 def _check_readout(
@@ -64,6 +67,11 @@ def _check_readout(
             "the read-out 'choice' needs an output with a finite set of values",
             expected="a Literal, an Enum or a bool among the outputs",
         )
+    if learned.readout.kind == "span" or learned.readout.sources:
+        try:
+            sources_of(signature, learned.readout.sources)
+        except InputError as error:
+            problems.raised_at(keys_of("readout"), error)
     for name, offsets in (learned.readout.calibration.offsets if learned.readout.calibration else {}).items():
         keys = keys_of("readout", "calibration", "offsets", name)
         if name not in finite:

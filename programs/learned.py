@@ -7,7 +7,7 @@ chain_of_thought`.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import dspy
@@ -20,7 +20,7 @@ from .checks import shows
 from .plan import Plan
 from .predictor import Predictor, adopt
 from .schema import CompiledSpec, ModelSpec, NodeSpec, PredictorSpec, Spec
-from .state import PredictorState, ReadOut
+from .state import NearestDemos, PredictorState, ReadOut
 
 Signature = type[dspy.Signature]
 
@@ -34,10 +34,15 @@ def state_of(learned: NodeSpec | PredictorSpec, signature: Signature, model: Mod
     for layer in (model.options if model else None, learned.decoding):
         settings |= layer.model_dump(exclude_unset=True) if layer else {}
     types = field_types(signature)
-    demos = [{key: check_value(value, types[key], field=key) for key, value in d.items()} for d in learned.demos or ()]
+
+    def typed(demos: Iterable[Mapping[str, Any]]) -> tuple[dict[str, Any], ...]:
+        return tuple({key: check_value(value, types[key], field=key) for key, value in d.items()} for d in demos)
+
+    nearest = learned.nearest
     return PredictorState(
         instructions=learned.instructions,
-        demos=tuple(demos),
+        demos=typed(learned.demos or ()),
+        nearest=nearest and NearestDemos(count=nearest.count, pool=typed(nearest.pool)),
         format="chat" if learned.format is None else learned.format,
         readout=learned.readout or ReadOut(),
         decoding=Decoding(**settings),
@@ -50,13 +55,19 @@ def keys_of(state: PredictorState, signature: Signature) -> dict[str, Any]:
     Demos lose fields that the signature does not have; demos that no format would show are left out. Values are plain
     and whole: a model's defaults are written out, since the signature that is kept beside them does not have them.
     """
-    demos = [{key: to_jsonable_python(demo[key]) for key in signature.fields if key in demo} for demo in state.demos]
+
+    def plain(demos: Iterable[Mapping[str, Any]]) -> tuple[dict[str, Any], ...]:
+        kept = [{key: to_jsonable_python(demo[key]) for key in signature.fields if key in demo} for demo in demos]
+        return tuple(demo for demo in kept if shows(demo, signature))
+
+    nearest = state.nearest
     return {
         "instructions": signature.instructions if state.instructions is None else state.instructions,
         "format": state.format,
         "readout": state.readout,
         "decoding": Decoding(**state.decoding.model_dump()),
-        "demos": tuple(demo for demo in demos if shows(demo, signature)),
+        "demos": plain(state.demos),
+        "nearest": nearest and NearestDemos(count=nearest.count, pool=plain(nearest.pool)),
     }
 
 

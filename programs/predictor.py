@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dspy
@@ -20,9 +20,10 @@ from ..models.engine import Decoding
 from ..models.lm import bridge_of
 from .formats.base import Format
 from .formats.registry import format_named
+from .neighbours import Neighbours
 from .prompt import Prompt
 from .readout import Call, answer, first_prompt
-from .state import FormatChoice, PredictorState, ReadOut
+from .state import FormatChoice, NearestDemos, PredictorState, ReadOut
 
 DRAWN_ABOVE = 0.15  # DSPy draws several samples at 0.7 where the temperature is not above this
 
@@ -50,6 +51,7 @@ class Predictor(dspy.Predict):
         return PredictorState(
             instructions=self.signature.instructions,
             demos=tuple(dict(demo) for demo in self.demos),
+            nearest=self.nearest,
             format=self._format_choice,
             readout=self.readout,
             decoding=self.decoding,
@@ -60,6 +62,8 @@ class Predictor(dspy.Predict):
         if state.instructions is not None:
             self.signature = self.signature.with_instructions(state.instructions)
         self.demos = [dict(demo) for demo in state.demos]
+        self.nearest: NearestDemos | None = state.nearest
+        self._neighbours: Neighbours | None = None
         self._format_choice = state.format
         self.format: Format = format_named(state.format)
         self.readout: ReadOut = state.readout
@@ -71,14 +75,13 @@ class Predictor(dspy.Predict):
         lm, config, signature, demos, inputs = self._forward_preprocess(**kwargs)
         if asked.get("temperature") is None and self.decoding.temperature > DRAWN_ABOVE:
             config.pop("temperature", None)  # DSPy's own, for several samples: it does not know the learned one
+        demos = self._shown(signature, demos, inputs)
         bridge = bridge_of(lm)
         if bridge is None:
             completions = self._elsewhere(lm, config, signature, demos, inputs)
         else:
             state = self.state.model_copy(update={"decoding": self._decoding(config)})
-            call = Call(
-                bridge.gatherer, self.format, signature, tuple(map(dict, demos)), inputs, state, predictor=id(self)
-            )
+            call = Call(bridge.gatherer, self.format, signature, demos, inputs, state, predictor=id(self))
             completions = answer(call)
         return self._forward_postprocess(completions, signature, **inputs)
 
@@ -95,7 +98,7 @@ class Predictor(dspy.Predict):
         bridge = bridge_of(lm)
         if bridge is None:
             raise InputError("a prompt's tokens can only be shown for a Cuecard target", hint="Pass lm=target.lm.")
-        demos = tuple(map(dict, self.demos))
+        demos = self._shown(self.signature, self.demos, inputs)
         return first_prompt(Call(bridge.gatherer, self.format, self.signature, demos, inputs, self.state))
 
     def dump_state(self, json_mode: bool = True) -> dict[str, Any]:
@@ -108,7 +111,7 @@ class Predictor(dspy.Predict):
             saved = copy.copy(self)
             saved.lm = None
         state: dict[str, Any] = super(Predictor, saved).dump_state(json_mode)
-        ours = self.state.model_dump(mode="json", include={"format", "readout", "decoding"})
+        ours = self.state.model_dump(mode="json", include={"nearest", "format", "readout", "decoding"})
         return {**state, "cuecard": ours}
 
     def load_state(self, state: dict[str, Any], *, allow_unsafe_lm_state: bool = False) -> Predictor:
@@ -118,6 +121,17 @@ class Predictor(dspy.Predict):
         super().load_state(rest, allow_unsafe_lm_state=allow_unsafe_lm_state)
         self.state = PredictorState.model_validate({**self.state.model_dump(), **ours})
         return self
+
+    def _shown(
+        self, signature: type[dspy.Signature], demos: Sequence[Any], inputs: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], ...]:
+        """The demos that a call shows: the fixed ones, and those nearest to its inputs."""
+        shown = tuple(map(dict, demos))
+        if self.nearest is None:
+            return shown
+        if self._neighbours is None:
+            self._neighbours = Neighbours(signature, self.nearest.pool)
+        return shown + tuple(map(dict, self._neighbours.nearest(inputs, self.nearest.count)))
 
     def _decoding(self, config: dict[str, Any]) -> Decoding:
         """The decoding settings, with what a call's `config` overrides."""

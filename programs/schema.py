@@ -23,7 +23,7 @@ from pydantic import (
 from ..models.engine import Decoding
 from .problems import Keys
 from .ranges import Count, NotNegative, Number, Positive, PositiveNumber, PositiveShare, Share, Span, Whole
-from .state import FormatChoice, ReadOutField, ReadOutKind, Strict, short_form
+from .state import FormatChoice, NearestDemos, ReadOutField, ReadOutKind, Strict, short_form
 from .yaml_source import Source
 
 MAIN = "main"
@@ -39,6 +39,7 @@ class Learned(Strict):
     readout: ReadOutField | None = None
     decoding: Decoding | None = None
     demos: tuple[dict[str, Any], ...] | None = None
+    nearest: NearestDemos | None = None
 
 
 class NodeSpec(Learned):
@@ -136,6 +137,7 @@ class SearchSpec(Strict):
     """What is searched. `auto` leaves the choice to the optimizer; a decoding setting without a range stays fixed."""
 
     demos: Span[Count] = (0, 8)
+    nearest: Span[Count] = (0, 4)
     instructions: Count = 8
     formats: Literal["auto"] | tuple[str, ...] = "auto"
     readouts: Literal["auto"] | tuple[ReadOutKind, ...] = "auto"
@@ -296,9 +298,12 @@ class Spec(Learned):
         return _arranged(data, _ORDER)
 
 
-_NODE_ORDER = ("module", "signature", "fields", "instructions", "inputs", "format", "readout", "decoding", "demos")
+_NODE_ORDER = (
+    "module", "signature", "fields", "instructions", "inputs", "format", "readout", "decoding", "demos", "nearest",
+)  # fmt: skip
 _ORDER = ("name", "description", "model", "inputs", *[key for key in _NODE_ORDER if key != "inputs"])
 
 
 def _arranged(data: dict[str, Any], first: tuple[str, ...]) -> dict[str, Any]:
+    data = {key: value for key, value in data.items() if key != "nearest" or value is not None}
     return {**{key: data[key] for key in first if key in data}, **{k: v for k, v in data.items() if k not in first}}

@@ -1,7 +1,8 @@
 """The learned parameters of a predictor: everything that a search may change, and that a compiled program keeps.
 
-They are instructions, demos, format, read-out (with its calibration) and decoding settings. A `PredictorState` is one
-value for all of them; together with the signature it fixes what the model is asked and how its answer is taken.
+They are instructions, demos (fixed, and nearest to the input), format, read-out (with its calibration) and decoding
+settings. A `PredictorState` is one value for all of them; together with the signature it fixes what the model is asked
+and how its answer is taken.
 """
 
 from __future__ import annotations
@@ -66,6 +67,16 @@ class ReadOut(Strict):
 ReadOutField = Annotated[ReadOut, BeforeValidator(short_form("kind"), json_schema_input_type=ReadOutKind | ReadOut)]
 
 
+class NearestDemos(Strict):
+    """Demos chosen at call time: the `count` examples of `pool` whose inputs are nearest, see `neighbours.py`.
+
+    They are shown after the fixed demos, the nearest last.
+    """
+
+    count: int = Field(ge=1)
+    pool: tuple[dict[str, Any], ...]
+
+
 class PredictorState(Strict):
     """One value for every learnable parameter of a predictor.
 
@@ -74,6 +85,7 @@ class PredictorState(Strict):
 
     instructions: str | None = None
     demos: tuple[dict[str, Any], ...] = ()
+    nearest: NearestDemos | None = None
     format: FormatChoice = "chat"
     readout: ReadOutField = Field(default_factory=ReadOut)
     decoding: Decoding = Field(default_factory=Decoding)

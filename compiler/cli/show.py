@@ -147,7 +147,7 @@ def _counts(predictor: Predictor, prompt: Prompt, inputs: Mapping[str, Any], eng
 
     encode = engine.tokenizer.encode
     bare = predictor.deepcopy()
-    bare.demos = []
+    bare.demos, bare.nearest = [], None
     without = len(bare.prompt(lm=language_model(engine), **inputs).ids)
     values = [show(predictor.signature, name, value) for name, value in inputs.items() if value is not None]
     counts = {
