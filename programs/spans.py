@@ -3,12 +3,13 @@
 Answers that stand in the text (extractive question answering, fields of a document, quotations) are what small models
 invent most often when they write freely: they answer from memory, or round a number. Under this mask the only texts
 that can be written are runs of words of the chosen inputs, so that the model's probability goes to where in the input
-the answer stands (llguidance's `%regex {"substring_words": ...}`, a suffix automaton over words).
+the answer stands (llguidance's `%regex {"substring_chunks": ...}`, a suffix automaton over words).
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from .formats.base import Format
 from .formats.grammars import quote
 
 MARK = "\ue000"  # of Unicode's private use area: no text that is copied holds it
+_PIECE = re.compile(r"\w+|\s+|[^\w\s]")  # where a span may begin and end: never inside a word
 COPIED = 0.9  # the share of examples whose output stands in one input, from which on it counts as copied from there
 
 
@@ -53,12 +55,12 @@ def span_grammar(
     prefix, suffix = format_.write(signature, field, MARK).split(MARK)
 
     def written(text: str) -> str:
-        whole = format_.write(signature, field, text)
-        return whole[len(prefix) : len(whole) - len(suffix)]
+        whole = format_.write(signature, field, f"{MARK}{text}{MARK}")  # formats trim, but not inside
+        return whole[len(prefix) + len(MARK) : len(whole) - len(suffix) - len(MARK)]
 
-    bodies = [body for text in texts if (body := written(text)).strip()]
+    chunks = [[written(piece) for piece in _PIECE.findall(text)] for text in texts if text.strip()]
     spans = [
-        f"SPAN_{i}: %regex {json.dumps({'substring_words': body})} & /(?s:\\S.*)/" for i, body in enumerate(bodies)
+        f"SPAN_{i}: %regex {json.dumps({'substring_chunks': found})} & /(?s:\\S.*)/" for i, found in enumerate(chunks)
     ]
     if not spans:
         raise InputError(f"there is nothing that {field!r} could be copied from: the inputs are empty")
