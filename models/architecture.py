@@ -8,6 +8,9 @@ model's own attention.
 
 from __future__ import annotations
 
+import contextlib
+import logging
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -60,23 +63,61 @@ def _rotary_windows(config: Any) -> list[int]:
 def prepare(model: Any, name: str) -> None:
     """Give `model` (transformers, in evaluation mode) the tree's attention, and see that it still computes the same.
 
-    Raises `InputError` for a model that does not, and `RunError` when memory runs out.
+    Raises `InputError` for a model that does not, and `RunError` when memory runs out; it has its own attention back
+    then.
     """
     attention.register()
     kind = model.config.get_text_config().model_type
     start, beside, compared = np.split(_tokens(model, sum(TRIAL)), np.cumsum(TRIAL)[:-1])
+    with _own_attention_back(model):
+        try:
+            _set_attention(model, "eager")
+            alone = _alone(model, np.concatenate([start, compared]))
+            if not _set_attention(model, attention.NAME):
+                raise NotImplementedError("its attention is not taken from transformers' interface")
+            in_tree = _in_tree(model, [np.concatenate([start, beside]), np.concatenate([start, compared])])
+            error = _difference(in_tree, alone[len(start) :])
+        except torch.OutOfMemoryError as cause:
+            raise RunError(f"there is not enough memory to run model {name!r}: {cause}") from cause
+        except Exception as cause:  # models refuse what they do not know in many ways, and each means the same
+            raise _unfit(name, kind, str(cause)) from cause
+        if not error <= (COARSE if model.dtype.itemsize < 4 else FINE):  # true of NaN as well
+            raise _unfit(name, kind, "its tokens depend on more than the tokens before them in their own text")
+
+
+@contextlib.contextmanager
+def _own_attention_back(model: Any) -> Iterator[None]:
+    """Give the model's parts the attention that they have now, where what is done in this context fails."""
+    from transformers import PreTrainedModel
+
+    parts = [module for module in model.modules() if isinstance(module, PreTrainedModel)]
+    before = [(config, config._attn_implementation) for part in parts for config in _configs(part.config)]
     try:
-        model.set_attn_implementation("eager")
-        alone = _alone(model, np.concatenate([start, compared]))
-        model.set_attn_implementation(attention.NAME)
-        in_tree = _in_tree(model, [np.concatenate([start, beside]), np.concatenate([start, compared])])
-        error = _difference(in_tree, alone[len(start) :])
-    except torch.OutOfMemoryError as cause:
-        raise RunError(f"there is not enough memory to run model {name!r}: {cause}") from cause
-    except Exception as cause:  # models refuse what they do not know in many ways, and each means the same
-        raise _unfit(name, kind, str(cause)) from cause
-    if not error <= (COARSE if model.dtype.itemsize < 4 else FINE):  # true of NaN as well
-        raise _unfit(name, kind, "its tokens depend on more than the tokens before them in their own text")
+        yield
+    except BaseException:
+        for config, implementation in before:  # a whole sets its parts' as well, which follow it
+            config._attn_implementation = implementation
+        raise
+
+
+def _configs(config: Any) -> Iterator[Any]:
+    """A configuration, and after it those that are part of it."""
+    yield config
+    for name in config.sub_configs:
+        if getattr(config, name, None) is not None:
+            yield from _configs(getattr(config, name))
+
+
+def _set_attention(model: Any, implementation: str) -> bool:
+    """Set the attention, and say whether it is set; of a model that has only its own, transformers would warn."""
+    logger = logging.getLogger("transformers.modeling_utils")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        model.set_attn_implementation(implementation)
+    finally:
+        logger.setLevel(level)
+    return bool(model.config._attn_implementation == implementation)
 
 
 def _unfit(name: str, kind: str, cause: str) -> InputError:

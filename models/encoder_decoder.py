@@ -25,14 +25,54 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
+from .batch_rows import Batch, Tokens, pick_rows, repeats
+from .batches import BatchEngine, first_of
 from .constraints import Constraints, Matcher
 from .engine import ScoreRequest
-from .plain import Batch, BatchEngine, Tokens, first_of, pick_rows, repeats
 
 T5_WINDOW = 512  # tokens: T5's positions are relative, and it was trained on so many (Raffel et al. 2020, section 3.1)
 SPACE = "\u2581"  # SentencePiece's mark of a space
 _START = re.compile(r"^start(?=\s*(\[[^\]]*\]\s*)?:)", re.MULTILINE)
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
+
+
+@dataclass(frozen=True)
+class Framing:
+    """What stands around a model's texts. prefix: before what the decoder writes; suffix: behind what the encoder
+    reads.
+    """
+
+    prefix: Tokens
+    suffix: Tokens
+
+    def window(self, config: Any, name: str) -> int:
+        """The most tokens of prompt and output together. Raises `InputError` where the model states no limits."""
+        common = _stated(config, "max_position_embeddings", "n_positions")
+        if common is None and hasattr(config, "relative_attention_num_buckets"):
+            common = T5_WINDOW
+        encoder = _stated(config, "max_encoder_position_embeddings", "max_source_positions") or common
+        decoder = _stated(config, "max_decoder_position_embeddings", "max_target_positions") or common
+        if encoder is None or decoder is None:
+            raise InputError(f"model {name!r} ({config.model_type}) states no context window in its config")
+        return 1 + min(encoder - len(self.suffix), decoder - len(self.prefix) + 1)
+
+
+def framing(config: Any, settings: Any, backend_tokenizer: Any, name: str) -> Framing:
+    """The framing of a model's texts. settings: its generation config.
+
+    Raises `InputError` where they do not say with which token the decoder starts.
+    """
+    start = first_of(settings.decoder_start_token_id, getattr(config, "decoder_start_token_id", None))
+    start = first_of(settings.bos_token_id) if start is None else start
+    if start is None:
+        raise InputError(
+            f"model {name!r} ({config.model_type}) does not say with which token its decoder starts",
+            field="decoder_start_token_id",
+            hint="State it in generation_config.json.",
+        )
+    forced = first_of(settings.forced_bos_token_id)
+    suffix = _suffix(backend_tokenizer, first_of(config.get_text_config().eos_token_id))
+    return Framing((start,) if forced is None else (start, forced), suffix)
 
 
 @dataclass(frozen=True)
@@ -54,30 +94,12 @@ class EncoderDecoderEngine(BatchEngine[Encoded]):
     reason = "it is an encoder-decoder"
 
     def _set_up(self, backend_tokenizer: Any) -> None:
-        settings, config = self._model.generation_config, self._model.config
-        start = first_of(settings.decoder_start_token_id, getattr(config, "decoder_start_token_id", None))
-        start = first_of(settings.bos_token_id) if start is None else start
-        if start is None:
-            raise InputError(
-                f"model {self._name!r} ({config.model_type}) does not say with which token its decoder starts",
-                field="decoder_start_token_id",
-                hint="State it in generation_config.json.",
-            )
-        forced = first_of(settings.forced_bos_token_id)
-        self._prefix: Tokens = (start,) if forced is None else (start, forced)
-        self._suffix = _suffix(backend_tokenizer, first_of(config.get_text_config().eos_token_id))
+        self._framing = framing(self._model.config, self._model.generation_config, backend_tokenizer, self._name)
+        self._prefix = self._framing.prefix
         self._constraints = SpacedConstraints(backend_tokenizer, self._vocabulary, self._constraints.ends)
 
     def _window(self) -> int:
-        config = self._model.config
-        common = _stated(config, "max_position_embeddings", "n_positions")
-        if common is None and hasattr(config, "relative_attention_num_buckets"):
-            common = T5_WINDOW
-        encoder = _stated(config, "max_encoder_position_embeddings", "max_source_positions") or common
-        decoder = _stated(config, "max_decoder_position_embeddings", "max_target_positions") or common
-        if encoder is None or decoder is None:
-            raise InputError(f"model {self._name!r} ({config.model_type}) states no context window in its config")
-        return 1 + min(encoder - len(self._suffix), decoder - len(self._prefix) + 1)
+        return self._framing.window(self._model.config, self._name)
 
     def _repeated(self, requests: Sequence[ScoreRequest]) -> int:
         return repeats((request.prompt, len(request.prompt)) for request in requests)
@@ -97,8 +119,9 @@ class EncoderDecoderEngine(BatchEngine[Encoded]):
         return Encoded(output.last_hidden_state, mask)
 
     def _input(self, prompt: Tokens) -> Tokens:
-        ended = not self._suffix or prompt[-len(self._suffix) :] == self._suffix
-        return prompt if ended else prompt + self._suffix
+        suffix = self._framing.suffix
+        ended = not suffix or prompt[-len(suffix) :] == suffix
+        return prompt if ended else prompt + suffix
 
     def _begin(self, opened: Encoded, places: Sequence[int]) -> Batch:
         return _Outputs(self._write, opened.pick(places), self._prefix)

@@ -7,6 +7,7 @@ pickles are never read, since unpickling runs code, and no code that comes with 
 from __future__ import annotations
 
 import contextlib
+import logging
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -109,13 +110,13 @@ def load(source: ModelSource, *, device: str = "auto", dtype: str = "auto") -> L
 
     device: `auto` (CUDA, then MPS, then CPU), `cpu`, `cuda`, `cuda:1`, `mps`; dtype: `auto` (bfloat16 where the device
     computes in it, else float32 on a CPU and float16 elsewhere), `bfloat16`, `float16`, `float32`. Raises `InputError`
-    for a device that is not there and for files that are damaged or no causal language model, `RunError` when memory
+    for a device that is not there and for files that are damaged or no language model, `RunError` when memory
     runs out.
     """
     chosen_device = choose_device(device)
     chosen_dtype = choose_dtype(dtype, chosen_device)
     tokenizer = load_tokenizer(source)
-    with quiet(), _told(source, "the model"):
+    with quiet(), _untied(), _told(source, "the model"):
         model = _weights(source, chosen_device, chosen_dtype)
     model.requires_grad_(False)
     return LoadedModel(model.eval(), tokenizer, model.config, chosen_device, chosen_dtype, source)
@@ -137,12 +138,40 @@ def load_config(source: ModelSource) -> Any:
         return AutoConfig.from_pretrained(str(source.folder), local_files_only=True, trust_remote_code=False)
 
 
+def load_settings(source: ModelSource) -> Any:
+    """The transformers generation config of `source`, which its weights will be loaded with."""
+    from transformers import GenerationConfig
+
+    if not (source.folder / "generation_config.json").is_file():
+        return GenerationConfig.from_model_config(load_config(source))
+    with quiet(), _told(source, "the generation config"):
+        return GenerationConfig.from_pretrained(str(source.folder), local_files_only=True)
+
+
+def _factory(source: ModelSource) -> Any:
+    """The transformers class that reads the model. Raises `InputError` for what is no language model."""
+    from transformers import (
+        MODEL_FOR_CAUSAL_LM_MAPPING,
+        MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
+        AutoModelForCausalLM,
+        AutoModelForSeq2SeqLM,
+    )
+
+    config = load_config(source)
+    both = bool(config.is_encoder_decoder)
+    if type(config) not in (MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING if both else MODEL_FOR_CAUSAL_LM_MAPPING):
+        raise InputError(
+            f"a model of the kind {config.model_type!r} is no language model",
+            path=source.folder,
+            expected="one that writes text, such as Llama, Qwen, GPT-2 or T5",
+        )
+    return AutoModelForSeq2SeqLM if both else AutoModelForCausalLM
+
+
 def _weights(source: ModelSource, device: str, dtype: str) -> Any:
     import torch
-    from transformers import AutoModelForCausalLM
 
-    factory: Any = AutoModelForCausalLM
-    model, report = factory.from_pretrained(
+    model, report = _factory(source).from_pretrained(
         str(source.folder),
         dtype=getattr(torch, dtype),
         device_map=None if device == "cpu" else {"": device},
@@ -163,6 +192,21 @@ def _weights(source: ModelSource, device: str, dtype: str) -> Any:
         some = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
         raise InputError(f"{len(missing)} weights of the model are missing: {some}", path=source.folder)
     return model
+
+
+@contextlib.contextmanager
+def _untied() -> Iterator[None]:
+    """No word of an output layer that differs from the embedding: it is used as it is, as it must be (FLAN-T5's)."""
+    logger = logging.getLogger("transformers.modeling_utils")
+
+    def others(record: logging.LogRecord) -> bool:
+        return "so we will NOT tie them" not in record.getMessage()
+
+    logger.addFilter(others)
+    try:
+        yield
+    finally:
+        logger.removeFilter(others)
 
 
 @contextlib.contextmanager

@@ -7,14 +7,18 @@ from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import dspy
 
+from ..errors import InputError
+from .batches import ENGINE_VERSION as PLAIN_VERSION
 from .engine import Description, Engine
 from .identity import identity
 from .lm import language_model
 from .loading import LoadedModel, find, load
 from .local import ENGINE_VERSION, LocalEngine
+from .plain import engine_for, why_not_shared
 from .tokenizer import HFTokenizer
 
 DEFAULT_MODEL = "smollm2-135m"
@@ -61,30 +65,38 @@ def target(
 
 
 def from_loaded(loaded: LoadedModel, *, cache: Path | None = None) -> Target:
-    """The target over a model that is loaded already."""
+    """The target over a model that is loaded already.
+
+    A model whose prompts can't share prefixes gets an engine of padded batches, which `description.extra["notice"]`
+    says.
+    """
     name = loaded.source.name
-    hashed = identity(
-        loaded.source.folder,
-        dtype=loaded.dtype,
-        device_kind=loaded.device_kind,
-        engine_version=ENGINE_VERSION,
-        cache=cache,
-    )
-    engine = LocalEngine(
-        loaded.model,
-        HFTokenizer(loaded.tokenizer, name=name),
-        identity=hashed,
-        name=name,
-        ends=loaded.ends,
-        backend_tokenizer=loaded.tokenizer,
-    )
+    tokenizer = HFTokenizer(loaded.tokenizer, name=name)
+    parts: dict[str, Any] = {"name": name, "ends": loaded.ends, "backend_tokenizer": loaded.tokenizer}
+
+    def hashed(version: str) -> str:
+        return identity(
+            loaded.source.folder,
+            dtype=loaded.dtype,
+            device_kind=loaded.device_kind,
+            engine_version=version,
+            cache=cache,
+        )
+
+    engine: Engine
+    try:
+        engine = LocalEngine(loaded.model, tokenizer, identity=hashed(ENGINE_VERSION), **parts)
+    except InputError as refused:
+        why = why_not_shared(refused, name)
+        engine = engine_for(loaded.model, tokenizer, identity=hashed(PLAIN_VERSION), why=why, **parts)
     description = Description(
         name=name,
-        identity=hashed,
+        identity=engine.identity,
         device=loaded.device,
         dtype=loaded.dtype,
         parameters=loaded.parameters,
         context_window=engine.context_window,
+        extra=_notice(engine),
     )
     return Target(engine, description)
 
@@ -99,5 +111,12 @@ def target_of(engine: Engine) -> Target:
         dtype=str(getattr(model, "dtype", "unknown")).removeprefix("torch."),
         parameters=sum(int(weight.numel()) for weight in model.parameters()) if model is not None else 0,
         context_window=engine.context_window,
+        extra=_notice(engine),
     )
     return Target(engine, description)
+
+
+def _notice(engine: Engine) -> dict[str, str]:
+    """What the engine says that it does not do."""
+    notice = getattr(engine, "notice", None)
+    return {"notice": notice} if notice else {}

@@ -12,7 +12,7 @@ import typer
 
 from ...errors import InputError
 from .progress import working
-from .screen import warn
+from .screen import note, warn
 
 if TYPE_CHECKING:
     from ...models.target import Target
@@ -65,11 +65,15 @@ def open_program(path: Path, *, allow_outside: bool = False) -> tuple[Spec, Grap
 
 
 def open_target(spec: Spec, model: str | None, device: str | None, dtype: str | None) -> Target:
-    """The target that a program runs on. Warns when it is not the one that the program was compiled for."""
+    """The target that a program runs on. Says what it does not do, and warns when it is not the one that the program
+    was compiled for.
+    """
     from ..from_spec import spec_target
 
     with working("opening the model") as progress:
         target = spec_target(spec, model, device=device, dtype=dtype, progress=progress)
+    if "notice" in target.description.extra:
+        note(f"note: {target.description.extra['notice']}")
     ours = target.description
     theirs = spec.compiled.target if spec.compiled else None
     if theirs is not None and theirs.identity != ours.identity:

@@ -105,6 +105,7 @@ def model_info(name: Name, device: Device = "auto", dtype: Dtype = "auto") -> in
     with working(f"looking at {name}") as progress:
         facts = model_facts(find(name, progress=progress), device=device, dtype=dtype)
     cache = facts.cache_per_token
+    whole = f"{cache:,} bytes a token, {bytes_text(cache * facts.context_window)} a full context window"
     rows = [
         ("name", facts.name),
         ("folder", _home(facts.folder)),
@@ -114,8 +115,9 @@ def model_info(name: Name, device: Device = "auto", dtype: Dtype = "auto") -> in
         ("dtype", facts.dtype),
         ("device", facts.device),
         ("weights", bytes_text(facts.weights)),
-        ("KV cache", f"{cache:,} bytes a token, {bytes_text(cache * facts.context_window)} a full context window"),
+        ("KV cache", whole if cache else "none: its state does not grow"),
         ("identity", facts.identity),
+        *([("note", facts.notice)] if facts.notice else []),
     ]
     for line in columns(rows):
         say(line)

@@ -41,6 +41,8 @@ class Lines:
         about = task.target.description
         self._metric = task.metric.name
         self._say(f"{task.name} on {about.name} ({about.dtype}, {about.device})")
+        if "notice" in about.extra:
+            self._say(f"note: {about.extra['notice']}")
         examples = ", ".join(f"{len(rows)} {name}" for name, rows in _splits(task).items())
         self._say(f"examples {examples}; budget {budget_text(task.budget)}; seed {task.seed}")
         if folder.resumed:

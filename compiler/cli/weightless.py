@@ -11,14 +11,23 @@ from typing import Any, NoReturn
 
 from ...errors import InputError, RunError
 from ...models.architecture import context_window
+from ...models.batches import ENGINE_VERSION as PLAIN_VERSION
+from ...models.batches import notice_text
 from ...models.devices import choose_device, choose_dtype
+from ...models.encoder_decoder import EncoderDecoderEngine
 from ...models.engine import Ledger, Tokenizer
 from ...models.identity import identity
-from ...models.loading import ModelSource, load_config, load_tokenizer
+from ...models.loading import ModelSource, load_config, load_settings, load_tokenizer
 from ...models.local import ENGINE_VERSION
+from ...models.plain import why_not_shared, window_for
 from ...models.tokenizer import HFTokenizer
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+RECURRENT = ("linear_attention", "conv")
+HEAD = "lm_head.weight"
+COPIES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")  # of an encoder-decoder's shared embedding
+# BART's is a constant; T5's is left over from the code that it was trained with.
+UNUSED = ("final_logits_bias", "EncDecAttention.relative_attention_bias.weight")
 
 
 @dataclass(frozen=True)
@@ -52,15 +61,39 @@ def tokenizer_engine(source: ModelSource) -> TokenizerEngine:
     return TokenizerEngine(
         source.name,
         tokenizer,
-        context_window(load_config(source).get_text_config(), source.name),
+        _engine_facts(source, load_config(source), backend).context_window,
         tuple(backend.all_special_tokens),
         backend.decode(list(tokenizer.start()), skip_special_tokens=False),
     )
 
 
 @dataclass(frozen=True)
+class _EngineFacts:
+    """What the configuration says of the engine that a model will get. notice: see `BatchEngine.notice`."""
+
+    context_window: int
+    version: str
+    notice: str | None
+
+
+def _engine_facts(source: ModelSource, config: Any, backend_tokenizer: Any) -> _EngineFacts:
+    """The tree's engine where the configuration speaks against nothing: the last word has a trial of the weights."""
+    try:
+        if not config.is_encoder_decoder:
+            return _EngineFacts(context_window(config.get_text_config(), source.name), ENGINE_VERSION, None)
+        why = EncoderDecoderEngine.reason
+    except InputError as refused:
+        why = why_not_shared(refused, source.name)
+    window = window_for(config, load_settings(source), backend_tokenizer, source.name)
+    return _EngineFacts(window, PLAIN_VERSION, notice_text(source.name, why))
+
+
+@dataclass(frozen=True)
 class Facts:
-    """What a model is, and what it needs. Memory is in bytes: of the weights, and of the KV cache for one token."""
+    """What a model is, and what it needs. Memory is in bytes: of the weights, and of the KV cache for one token.
+
+    notice: what its engine does not do, as far as the configuration tells.
+    """
 
     name: str
     folder: Path
@@ -72,50 +105,85 @@ class Facts:
     weights: int
     cache_per_token: int
     identity: str
+    notice: str | None = None
 
 
 def model_facts(source: ModelSource, *, device: str = "auto", dtype: str = "auto") -> Facts:
     """The facts of a model on this machine. Raises `InputError` for a device that is not there, or damaged files."""
     device = choose_device(device)
     dtype = choose_dtype(dtype, device)
-    config = load_config(source).get_text_config()
-    parameters = count_parameters(source.folder, tied=bool(getattr(config, "tie_word_embeddings", False)))
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    config = load_config(source)
+    engine = _engine_facts(source, config, load_tokenizer(source))
+    text = config.get_text_config(decoder=True)
+    parameters = count_parameters(source.folder, tied=bool(getattr(text, "tie_word_embeddings", False)))
     return Facts(
         name=source.name,
         folder=source.folder,
         parameters=parameters,
-        layers=config.num_hidden_layers,
-        context_window=context_window(config, source.name),
+        layers=_layers(text),
+        context_window=engine.context_window,
         dtype=dtype,
         device=device,
         weights=parameters * BYTES[dtype],
-        cache_per_token=2 * config.num_hidden_layers * heads * width * BYTES[dtype],
+        cache_per_token=_cached(text) * BYTES[dtype],
         identity=identity(
-            source.folder, dtype=dtype, device_kind=device.partition(":")[0], engine_version=ENGINE_VERSION
+            source.folder, dtype=dtype, device_kind=device.partition(":")[0], engine_version=engine.version
         ),
+        notice=engine.notice,
     )
+
+
+def _layers(text: Any) -> int:
+    """How many layers write: those of the decoder where there is also an encoder."""
+    return int(getattr(text, "num_decoder_layers", None) or text.num_hidden_layers)
+
+
+def _cached(text: Any) -> int:
+    """The numbers that a token adds to the KV cache; those that read a prompt's token in a decoder's cross-attention
+    are as many. None in recurrent layers, whose state does not grow.
+    """
+    heads = getattr(text, "num_attention_heads", None)
+    if not heads:
+        return 0
+    kinds = getattr(text, "layer_types", None)
+    layers = sum(kind not in RECURRENT for kind in kinds) if kinds else _layers(text)
+    width = getattr(text, "head_dim", None) or text.hidden_size // heads
+    return int(2 * layers * (getattr(text, "num_key_value_heads", None) or heads) * width)
 
 
 def count_parameters(folder: Path, *, tied: bool = False) -> int:
     """How many weights the safetensors of a folder hold, by their headers.
 
-    tied: the output layer is the embedding.
+    tied: the output layer is the embedding, unless the files hold both and they differ (T5 1.1, FLAN-T5).
     """
     from safetensors import SafetensorError, safe_open
 
-    sizes: dict[str, int] = {}
+    shapes: dict[str, list[int]] = {}
+    homes: dict[str, Path] = {}
     for path in _weight_files(folder):
         try:
             with safe_open(path, framework="pt") as file:
                 for name in file.keys():  # noqa: SIM118 - it is no mapping
-                    sizes[name] = prod(file.get_slice(name).get_shape())
+                    shapes[name], homes[name] = file.get_slice(name).get_shape(), path
         except (SafetensorError, OSError) as error:
             raise InputError(f"cannot be read: {error}", path=path) from error
-    if tied and len(sizes) > 1:
-        sizes.pop("lm_head.weight", None)
-    return sum(sizes.values())
+    if tied and HEAD in shapes:
+        twins = [name for name, shape in shapes.items() if shape == shapes[HEAD] and name != HEAD]
+        if any(_middle(homes[name], name) == _middle(homes[HEAD], HEAD) for name in twins):
+            shapes.pop(HEAD)
+    shared = any(name.endswith("shared.weight") for name in shapes)
+    left_out = (*UNUSED, *(COPIES if shared else ()))
+    return sum(prod(shape) for name, shape in shapes.items() if not name.endswith(left_out))
+
+
+def _middle(path: Path, name: str) -> list[float]:
+    """The row in the middle of a matrix: enough to tell two embeddings apart."""
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        rows = file.get_slice(name)
+        place = rows.get_shape()[0] // 2
+        return list(rows[place : place + 1].flatten().tolist())
 
 
 def _weight_files(folder: Path) -> list[Path]:

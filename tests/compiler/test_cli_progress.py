@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,9 +16,10 @@ from cuecard.compiler.cli import progress
 from cuecard.compiler.cli.progress import Bar, Lines, counting, reporting, working
 from cuecard.compiler.cli.screen import bytes_text, clock_text, columns, counted, one_line, short_path
 from cuecard.compiler.pipeline import Reporter
+from cuecard.models.engine import Description
 from cuecard.optimizers.base import Budget, Candidate, Trial
 
-ABOUT = SimpleNamespace(name="tiny", dtype="float32", device="cpu")
+ABOUT = Description(name="tiny", identity="x", device="cpu", dtype="float32", parameters=1, context_window=64)
 TASK: Any = SimpleNamespace(
     name="triage",
     target=SimpleNamespace(description=ABOUT),
@@ -73,6 +75,14 @@ def test_a_resumed_run_says_what_it_has() -> None:
     tell(Lines(lines.append), resumed=True)
     assert lines[2] == "resuming the run runs/triage-1, which has 1,200 recorded model calls"
     assert lines[:2] + lines[3:] == LINES[:2] + LINES[3:]
+
+
+def test_what_the_engine_does_not_do_is_said_once() -> None:
+    lines: list[str] = []
+    about = replace(ABOUT, extra={"notice": "tiny shares no prefixes"})
+    task = SimpleNamespace(**{**vars(TASK), "target": SimpleNamespace(description=about)})
+    Lines(lines.append).begin(task, folder(False), 0)
+    assert lines == [LINES[0], "note: tiny shares no prefixes", *LINES[1:3]]
 
 
 @pytest.mark.parametrize("quiet", [True, False])

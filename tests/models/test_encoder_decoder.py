@@ -11,46 +11,20 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from tiny_kinds import END, PAD, framed_tokenizer, spaced_tokenizer
 
 from cuecard.errors import InputError
+from cuecard.models.batch_limits import BatchLimits
 from cuecard.models.encoder_decoder import EncoderDecoderEngine
 from cuecard.models.engine import Decoding, Engine, Failure, GenerateRequest, Generation, ScoreRequest, Scores
-from cuecard.models.plain import BatchLimits, engine_for
+from cuecard.models.plain import engine_for
 from cuecard.models.tokenizer import HFTokenizer
-from tiny import SENTENCES, build_tiny_tokenizer
+from tiny import build_tiny_tokenizer
 
 from .engine_conformance import CHOICES, EngineConformance
 
 WINDOW = 160
 NEW = 8
-PAD, END = 0, 1
-
-
-@functools.cache
-def spaced_tokenizer() -> Any:
-    """As T5's: pieces of words with the space before them, and the end token behind every text. Not to be changed."""
-    words = sorted({word for sentence in SENTENCES for word in sentence.split()})
-    letters = sorted({letter for word in [*words, "maybe"] for letter in word} - {"|"})
-    pieces = dict.fromkeys(["\u2581", *letters, *(f"\u2581{word}" for word in words), *(word[-3:] for word in words)])
-    special = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
-    backend = Tokenizer(models.Unigram([*special, *((piece, -2.0 - len(piece) / 100) for piece in pieces)], unk_id=2))
-    backend.pre_tokenizer = pre_tokenizers.Metaspace()
-    backend.decoder = decoders.Metaspace()
-    backend.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", END)])
-    return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=backend, eos_token="</s>", pad_token="<pad>", unk_token="<unk>"
-    )
-
-
-@functools.cache
-def framed_tokenizer() -> Any:
-    """As BART's: bytes, with a start token before every text and the end token behind it. Not to be changed."""
-    tokenizer = build_tiny_tokenizer()
-    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
-        single="<|im_start|> $A <|im_end|>", special_tokens=[("<|im_start|>", 1), ("<|im_end|>", 2)]
-    )
-    return tokenizer
 
 
 def t5(**changes: Any) -> Any:
@@ -366,12 +340,13 @@ def test_a_grammar_may_be_followed_with_the_space_before_the_first_word() -> Non
 
 def test_a_grammar_that_no_token_can_follow_fails_alone() -> None:
     engine = engine_over(model_of("t5"))
-    grammars = ['start: "a|"\n', CHOICES, None, "start: nothing\n"]
+    grammars = ['start: "a|"\n', CHOICES, None, "start: nothing\n", 'start: "a:" "\\nb: " ("c" | "d")\n']
     results = engine.generate([GenerateRequest((5, 6), Decoding(max_tokens=9), grammar) for grammar in grammars])
     assert results[0] == Failure("the grammar can't be followed after 'a': the model has no token for what comes next")
     assert isinstance(results[1], Generation)
     assert isinstance(results[2], Generation)
     assert isinstance(results[3], Failure)
+    assert results[4] == Failure("the grammar can't be followed after 'a:': the model has no token for what comes next")
 
 
 # Memory

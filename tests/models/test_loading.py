@@ -12,6 +12,7 @@ import huggingface_hub
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tiny_kinds import build_kind
 
 from cuecard.errors import InputError, RunError
 from cuecard.models import devices, loading
@@ -253,10 +254,10 @@ def change_config(folder: Path, **changes: Any) -> None:
             of_another_shape,
             "the weight model.layers.0.mlp.down_proj.weight has the shape [64, 128]; expected [64, 256] by config.json",
         ),
-        (no_language_model, "the model cannot be loaded: Unrecognized configuration class"),
+        (no_language_model, "a model of the kind 'vit' is no language model; expected one that writes text, such as "),
         (broken_config, "the tokenizer cannot be loaded: It looks like the config file at "),
         (broken_tokenizer, "the tokenizer cannot be loaded: KeyError: 'added_tokens'"),
-        (with_code, "the model cannot be loaded: The repository "),
+        (with_code, "the configuration cannot be loaded: The repository "),
     ],
 )
 def test_a_folder_that_cannot_be_loaded_is_told(spoil: Callable[[Path], None], message: str, folder: Path) -> None:
@@ -264,6 +265,12 @@ def test_a_folder_that_cannot_be_loaded_is_told(spoil: Callable[[Path], None], m
     with pytest.raises(InputError) as caught:
         load(find(folder))
     assert str(caught.value).startswith(f"{folder}: {message}")
+
+
+def test_an_encoder_of_speech_is_no_language_model(folder: Path) -> None:
+    change_config(folder, model_type="whisper", is_encoder_decoder=True)
+    with pytest.raises(InputError, match="a model of the kind 'whisper' is no language model"):
+        load(find(folder))
 
 
 def test_code_that_comes_with_a_model_is_not_run(folder: Path) -> None:
@@ -280,6 +287,44 @@ def test_too_little_memory_is_told(tiny_model: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(loading, "_weights", full)
     with pytest.raises(RunError, match="not enough memory to load tiny: tried to allocate 2 GiB"):
         load(find(tiny_model))
+
+
+# --- encoder-decoders ---
+
+
+@pytest.fixture(scope="module")
+def t5(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_kind(tmp_path_factory.mktemp("kinds") / "t5", "t5")
+
+
+def test_an_embedding_that_a_model_shares_with_itself_is_not_missing(t5: Path) -> None:
+    assert [name for name in load_file(t5 / "model.safetensors") if "embed" in name or "head" in name] == []
+    model = load(find(t5), dtype="float32").model
+    (shared,) = {
+        id(part.weight): part.weight for part in (model.shared, model.lm_head, model.decoder.embed_tokens)
+    }.values()
+    assert torch.equal(shared, load_file(t5 / "model.safetensors")["shared.weight"])
+
+
+def test_an_output_layer_of_its_own_is_read(t5: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    folder = Path(shutil.copytree(t5, tmp_path / "flan"))
+    weights = load_file(folder / "model.safetensors")
+    head = weights["shared.weight"] + 1
+    save_file({**weights, "lm_head.weight": head}, folder / "model.safetensors", metadata={"format": "pt"})
+    capfd.readouterr()
+    model = load(find(folder), dtype="float32").model
+    assert torch.equal(model.lm_head.weight, head)
+    assert torch.equal(model.shared.weight, weights["shared.weight"])
+    assert capfd.readouterr() == ("", "")
+
+
+def test_an_encoder_decoder_without_its_embedding_is_refused(t5: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(t5, tmp_path / "spoilt"))
+    weights = load_file(folder / "model.safetensors")
+    del weights["shared.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match="4 weights of the model are missing: decoder.embed_tokens.weight"):
+        load(find(folder))
 
 
 # --- devices and dtypes ---

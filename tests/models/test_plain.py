@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,10 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cuecard.errors import InputError, RunError
-from cuecard.models import attention
 from cuecard.models.architecture import prepare
+from cuecard.models.batch_limits import BatchLimits, batch_limits
+from cuecard.models.batch_rows import score_paths
 from cuecard.models.engine import Decoding, Engine, Failure, GenerateRequest, Generation, ScoreRequest, Scores
-from cuecard.models.plain import BatchLimits, PlainEngine, _paths, batch_limits, engine_for
+from cuecard.models.plain import PlainEngine, engine_for
 from cuecard.models.tokenizer import HFTokenizer
 
 from .engine_conformance import EngineConformance
@@ -283,7 +285,7 @@ CONTINUATIONS = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=4).map
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.builds(ScoreRequest, st.sampled_from([(1,), (2,), (1, 2)]), CONTINUATIONS.map(tuple)), max_size=4))
 def test_every_continuation_is_read_from_a_text_that_holds_it(requests: list[ScoreRequest]) -> None:
-    paths, homes = _paths(requests)
+    paths, homes = score_paths(requests)
     for request in requests:
         for continuation in request.continuations:
             index, start = homes[request.prompt][continuation]
@@ -375,16 +377,23 @@ def test_a_model_that_cannot_run_is_refused_with_the_cause() -> None:
         plain_over(model)
 
 
-def test_a_model_that_the_tree_engine_refused_has_its_own_attention_back() -> None:
-    model = transformers.AutoModelForCausalLM.from_config(CONFIGS["gemma2"]()).eval()
-    model.load_state_dict(model_of("gemma2").state_dict())
-    with pytest.raises(InputError) as refused:
+@pytest.mark.parametrize("kind", ["gemma2", "bloom", "mpt"])
+def test_a_model_that_the_tree_engine_refuses_is_left_as_it_was(kind: str, capfd: pytest.CaptureFixture[str]) -> None:
+    model = transformers.AutoModelForCausalLM.from_config(CONFIGS[kind]()).eval()
+    model.load_state_dict(model_of(kind).state_dict())
+    before = json.dumps(attention_of(model.config))
+    capfd.readouterr()
+    with pytest.raises(InputError, match="can't share prefixes"):
         prepare(model, "random")
-    model.set_attn_implementation(attention.NAME)
-    engine = plain_over(model, why=refused.value.message)
-    assert model.config._attn_implementation == "eager"
+    assert json.dumps(attention_of(model.config)) == before
+    assert capfd.readouterr() == ("", "")
     requests = [GenerateRequest(prompt, Decoding(max_tokens=NEW)) for prompt in prompts_of(VARIED)[:8]]
-    assert tokens_of(engine.generate(requests)) == expected("gemma2")[:8]
+    assert tokens_of(plain_over(model).generate(requests)) == expected(kind)[:8]
+
+
+def attention_of(config: Any) -> list[Any]:
+    """The attention that a configuration and its parts name."""
+    return [config._attn_implementation, *(attention_of(getattr(config, name)) for name in config.sub_configs)]
 
 
 def test_the_notice_says_what_is_not_shared_and_why() -> None:

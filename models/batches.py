@@ -1,0 +1,364 @@
+"""Engines that compute every prompt in full: padded batches through transformers' own forward pass and cache.
+
+`BatchEngine` is what all of them share: requests become texts (`batch_rows.py`), texts are sorted by length and cut
+into batches that fit (`batch_limits.py`), the samples of a batch step together and leave it when they are finished, and
+a batch that does not fit into memory is halved. What the model can do in a batch is found out once, by trying
+(`batch_trial.py`). `plain.PlainEngine` adds decoder-only models, `encoder_decoder.EncoderDecoderEngine` the others.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+from .batch_limits import BatchLimits, batch_limits, out_of_memory, release
+from .batch_rows import Batch, Draw, Path, Row, Task, Tokens, joined, repeats, score_paths
+from .batch_trial import Abilities, Trial
+from .constraints import Constraints
+from .engine import Failure, GenerateRequest, Generation, Ledger, Sample, ScoreRequest, Scores, Tokenizer
+from .sampling import Sampler, log_normaliser
+
+ENGINE_VERSION = "plain-1"
+
+Opened = TypeVar("Opened")
+T = TypeVar("T", bound=Task)
+R = TypeVar("R")
+
+
+class BatchEngine(ABC, Generic[Opened]):
+    """`engine.Engine` in plain batches; `Opened` is what is computed once for several prompts.
+
+    model: in evaluation mode, on its device, in its dtype; tokenizer: see `tokenizer.HFTokenizer`; ends: the token ids
+    that end a text; why: the reason why no prefixes are shared, for people. Raises `InputError` for a model that
+    computes something else in a batch than alone, and `RunError` when memory runs out.
+    """
+
+    reason = "its attention can't be laid over a token tree"
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Tokenizer,
+        *,
+        identity: str,
+        name: str,
+        ends: Sequence[int],
+        backend_tokenizer: Any = None,
+        limits: BatchLimits | None = None,
+        why: str | None = None,
+    ) -> None:
+        self._model = model
+        self._tokenizer = tokenizer
+        self._identity, self._name, self._why = identity, name, why or self.reason
+        self._ends = frozenset(ends)
+        config = model.config.get_text_config()
+        self._vocabulary = int(config.vocab_size)
+        pad = first_of(getattr(config, "pad_token_id", None))
+        self._pad = pad if pad is not None and 0 <= pad < self._vocabulary else 0
+        self._constraints = Constraints(backend_tokenizer, self._vocabulary, tuple(sorted(ends)))
+        self._limits = limits or batch_limits(model)
+        self._ledger = Ledger()
+        self._set_up(backend_tokenizer)
+        self._context = self._window()
+        self._can = Abilities()  # until it is known
+        self._can = Trial(model, name, self._vocabulary, self._open, self._begin, self._predict, self._alone).run()
+        self._ledger = Ledger()
+
+    @property
+    def identity(self) -> str:
+        """See `Engine.identity`."""
+        return self._identity
+
+    @property
+    def name(self) -> str:
+        """See `Engine.name`."""
+        return self._name
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """See `Engine.tokenizer`."""
+        return self._tokenizer
+
+    @property
+    def context_window(self) -> int:
+        """See `Engine.context_window`."""
+        return self._context
+
+    @property
+    def ledger(self) -> Ledger:
+        """See `Engine.ledger`."""
+        return self._ledger
+
+    @property
+    def model(self) -> Any:
+        """The transformers model."""
+        return self._model
+
+    @property
+    def notice(self) -> str:
+        """One line for people: what this engine does not do."""
+        return notice_text(self._name, self._why)
+
+    @torch.inference_mode()
+    def score(self, requests: Sequence[ScoreRequest]) -> list[Scores | Failure]:
+        """See `Engine.score`. Continuations of a prompt of which one begins as another are read from one text."""
+        began = time.perf_counter()
+        refused = [self._refuse_score(request) for request in requests]
+        taken = [request for request, failure in zip(requests, refused, strict=True) if failure is None]
+        paths, homes = score_paths(taken)
+        found = self._run(paths, self._read)
+
+        def answer(request: ScoreRequest) -> Scores | Failure:
+            logprobs = []
+            for continuation in request.continuations:
+                path, start = homes[request.prompt][continuation]
+                values = found[path]
+                if isinstance(values, Failure):
+                    return values
+                logprobs.append(tuple(values[start : start + len(continuation)]))
+            return Scores(tuple(logprobs))
+
+        self._ledger.prompt_tokens += sum(len(r.prompt) + sum(map(len, r.continuations)) for r in taken)
+        self._ledger.cached_tokens += self._repeated(taken)
+        self._ledger.calls += len(requests)
+        self._ledger.seconds += time.perf_counter() - began
+        return [failure or answer(request) for request, failure in zip(requests, refused, strict=True)]
+
+    @torch.inference_mode()
+    def generate(self, requests: Sequence[GenerateRequest]) -> list[Generation | Failure]:
+        """See `Engine.generate`. Equal requests are computed once."""
+        began = time.perf_counter()
+        refused = [self._refuse_generate(request) for request in requests]
+        taken = [request for request, failure in zip(requests, refused, strict=True) if failure is None]
+        draws = [
+            Draw(request.prompt, request.decoding.max_tokens, 0, request, sample)
+            for request in dict.fromkeys(taken)
+            for sample in range(request.decoding.n)
+        ]
+        own: dict[GenerateRequest, list[Sample | Failure]] = {}
+        for draw, sample in zip(draws, self._run(draws, self._decode), strict=True):
+            own.setdefault(draw.request, []).append(sample)
+        answers = {request: joined(samples) for request, samples in own.items()}
+        results = [failure or answers[request] for request, failure in zip(requests, refused, strict=True)]
+        self._ledger.prompt_tokens += sum(len(request.prompt) for request in taken)
+        self._ledger.cached_tokens += repeats((request.prompt, len(request.prompt)) for request in taken)
+        self._ledger.generated_tokens += sum(
+            len(sample.tokens) for result in results if isinstance(result, Generation) for sample in result.samples
+        )
+        self._ledger.calls += len(requests)
+        self._ledger.seconds += time.perf_counter() - began
+        return results
+
+    # What a kind of model adds
+
+    @abstractmethod
+    def _window(self) -> int:
+        """See `Engine.context_window`."""
+
+    @abstractmethod
+    def _open(self, prompts: Sequence[Tokens]) -> Opened:
+        """What is computed once for `prompts`, whatever comes after them."""
+
+    @abstractmethod
+    def _begin(self, opened: Opened, places: Sequence[int]) -> Batch:
+        """A batch with a row for each of `places` among the opened prompts, where the first token is to be chosen."""
+
+    @abstractmethod
+    def _predict(self, opened: Opened, places: Sequence[int], paths: Sequence[Tokens]) -> Iterator[Tensor]:
+        """For each path after the prompt at its place: the logits [len(path) + 1, V] of its tokens and the next."""
+
+    @abstractmethod
+    def _alone(self, prompt: Tokens, path: Tokens) -> Tensor:
+        """What `_predict` gives, from a forward pass of one text without padding and cache."""
+
+    def _set_up(self, backend_tokenizer: Any) -> None:
+        """Make what the methods below need."""
+
+    def _repeated(self, requests: Sequence[ScoreRequest]) -> int:
+        """How many of the prompts' tokens were computed for another of these requests."""
+        return repeats((request, len(request.prompt)) for request in requests)
+
+    def _forward(self, **inputs: Any) -> Any:
+        self._ledger.forward_passes += 1
+        return self._model(**inputs, return_dict=True)
+
+    # What can't be computed
+
+    def _refuse_score(self, request: ScoreRequest) -> Failure | None:
+        if not request.prompt or not request.continuations or not all(request.continuations):
+            return Failure("a score needs a prompt and continuations of at least one token each")
+        longest = len(request.prompt) + max(map(len, request.continuations))
+        return self._unknown(request.prompt, *request.continuations) or self._too_long(longest)
+
+    def _refuse_generate(self, request: GenerateRequest) -> Failure | None:
+        if not request.prompt:
+            return Failure("a prompt needs at least one token")
+        if request.grammar is not None:
+            try:
+                self._constraints.matcher(request.grammar)
+            except InputError as error:
+                return Failure(str(error))
+        return self._unknown(request.prompt) or self._too_long(len(request.prompt) + request.decoding.max_tokens)
+
+    def _unknown(self, *sequences: Tokens) -> Failure | None:
+        for token in (bound for sequence in sequences for bound in (min(sequence), max(sequence))):
+            if not 0 <= token < self._vocabulary:
+                return Failure(f"the model has no token {token}; its vocabulary ends at {self._vocabulary - 1}")
+        return None
+
+    def _too_long(self, tokens: int) -> Failure | None:
+        if tokens <= self._context:
+            return None
+        return Failure(f"prompt and output need {tokens} tokens, and the model's context window holds {self._context}")
+
+    # Batches
+
+    def _run(self, tasks: Sequence[T], work: Callable[[Opened, list[int], list[T]], Sequence[R]]) -> list[R | Failure]:
+        """What `work` gives for each task, given opened prompts, each task's place among them, and the tasks."""
+        found: dict[int, R | Failure] = {}
+        for group in self._groups(tasks):
+            self._attempt(tasks, group, work, found)
+        return [found[i] for i in range(len(tasks))]
+
+    def _attempt(
+        self,
+        tasks: Sequence[T],
+        group: list[int],
+        work: Callable[[Opened, list[int], list[T]], Sequence[R]],
+        found: dict[int, R | Failure],
+    ) -> None:
+        """Put the results of `group` into `found`; where memory runs out, half by half."""
+        try:
+            places: dict[Tokens, int] = {}
+            for i in group:
+                places.setdefault(tasks[i].prompt, len(places))
+            opened = self._open(list(places))
+            for part in self._parts(tasks, group):
+                own = [tasks[i] for i in part]
+                found.update(zip(part, work(opened, [places[task.prompt] for task in own], own), strict=True))
+            return
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            cause = str(error).partition("\n")[0]
+        opened = None  # type: ignore[assignment]  # what failed is let go before the next try
+        release(self._model.device)
+        left = [i for i in group if i not in found]
+        if len(left) == 1:
+            size = len(tasks[left[0]].prompt) + tasks[left[0]].room
+            found[left[0]] = Failure(f"there is not enough memory for a text of {size} tokens: {cause}")
+        elif left:
+            half = (len(left) + 1) // 2
+            self._attempt(tasks, left[:half], work, found)
+            self._attempt(tasks, left[half:], work, found)
+
+    def _groups(self, tasks: Sequence[Task]) -> Iterator[list[int]]:
+        """Cut the tasks, sorted by their prompts' lengths, into groups that fit. No prompt is in two groups."""
+        by_prompt: dict[Tokens, list[int]] = {}
+        for i in sorted(range(len(tasks)), key=lambda i: (len(tasks[i].prompt), tasks[i].prompt, i)):
+            by_prompt.setdefault(tasks[i].prompt, []).append(i)
+        group: list[int] = []
+        for prompt, members in by_prompt.items():
+            joined = group + members
+            mixed = group and not self._can.pads and len(tasks[group[0]].prompt) != len(prompt)
+            if group and (mixed or len(joined) > self._most(tasks, joined)):
+                yield group
+                joined = members
+            group = joined
+        if group:
+            yield group
+
+    def _parts(self, tasks: Sequence[Task], group: list[int]) -> Iterator[list[int]]:
+        """A group in slices that fit: one prompt may have more samples than a batch may hold."""
+        size = self._most(tasks, group)
+        for first in range(0, len(group), size):
+            yield group[first : first + size]
+
+    def _most(self, tasks: Sequence[Task], group: Sequence[int]) -> int:
+        """How many texts like these a batch may hold, at least one."""
+        lengths = [len(tasks[i].prompt) for i in group]
+        width = max(lengths) + max(tasks[i].room for i in group)
+        read = max(tasks[i].read for i in group)
+        if not read and not self._can.joins:
+            return 1
+        logits = read + max(lengths) - min(lengths) if read else 1
+        limits = self._limits
+        return max(1, min(limits.rows, limits.tokens // width, limits.pairs // width**2, limits.logits // logits))
+
+    # Scores
+
+    def _read(self, opened: Opened, places: list[int], paths: list[Path]) -> list[list[float]]:
+        """The log-probabilities that each path asks for."""
+        found = []
+        predictions = self._predict(opened, places, [path.tokens for path in paths])
+        for path, logits in zip(paths, predictions, strict=True):
+            where, tokens = torch.tensor(path.picks, device=logits.device).unbind(dim=1)
+            found.append((logits[where, tokens].float() - log_normaliser(logits)[where]).tolist())
+        return found
+
+    # Decoding
+
+    def _start(self, opened: Opened, places: list[int]) -> Batch:
+        """`_begin`, with equal prompts computed once where the model's rows can be picked."""
+        distinct = list(dict.fromkeys(places))
+        if not self._can.selects or len(distinct) == len(places):
+            return self._begin(opened, places)
+        batch = self._begin(opened, distinct)
+        row_of = {place: row for row, place in enumerate(distinct)}
+        batch.keep([row_of[place] for place in places])
+        return batch
+
+    def _decode(self, opened: Opened, places: list[int], draws: list[Draw]) -> list[Sample | Failure]:
+        rows = [
+            Row(
+                Sampler(draw.request.decoding, draw.prompt, draw.sample),
+                None if draw.request.grammar is None else self._constraints.matcher(draw.request.grammar),
+            )
+            for draw in draws
+        ]
+        batch, live = self._start(opened, places), rows
+        while True:
+            self._take(live, batch.logits)
+            going = [place for place, row in enumerate(live) if row.finish is None]
+            if not going:
+                return [row.result(self._tokenizer) for row in rows]
+            if self._can.selects and len(going) < len(live):
+                batch.keep(going)
+                live = [live[place] for place in going]
+            batch.step([row.tokens[-1] if row.tokens else self._pad for row in live])
+
+    def _take(self, rows: list[Row], logits: Tensor) -> None:
+        """Choose the next token of every row that is not finished; `logits` are left as they are."""
+        going = [place for place, row in enumerate(rows) if row.finish is None]
+        if len(going) < len(rows):
+            logits = logits[torch.tensor(going, device=logits.device)]
+        chosen: list[int] = logits.argmax(dim=-1).tolist()
+        for place, row in enumerate(rows[i] for i in going):
+            if row.sampler.plain and row.matcher is None:
+                continue
+            own = logits[place].to(torch.float32, copy=True)
+            if row.matcher is not None:
+                own[~torch.from_numpy(row.matcher.allowed()).to(own.device)] = float("-inf")
+            chosen[place] = row.sampler.choose(own)
+        taken = torch.tensor(chosen, device=logits.device)
+        logprobs = (logits.gather(1, taken[:, None])[:, 0].float() - log_normaliser(logits)).tolist()
+        for place, token, logprob in zip(going, chosen, logprobs, strict=True):
+            rows[place].take(token, logprob, self._ends, self._tokenizer)
+
+
+def notice_text(name: str, why: str) -> str:
+    """What people are told of a model that is run in plain batches."""
+    return f"{name} shares no prefixes: {why}; every prompt is computed in full"
+
+
+def first_of(value: int | Sequence[int] | None, otherwise: int | None = None) -> int | None:
+    """A token that a configuration gives alone or as the first of several, or `otherwise`."""
+    if isinstance(value, int):
+        return value
+    return value[0] if value else otherwise
