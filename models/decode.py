@@ -1,8 +1,8 @@
 """Decoding: all the samples of a batch step together over the tree that prefill left.
 
 What several samples share stays where prefill wrote it and is attended to as one product; what is a sample's own (its
-part of the prompt and what it generates) lies in a padded cache beside it. Finished samples leave, and the cache is
-packed when a quarter of it is idle.
+part of the prompt and what it generates) lies in a padded cache beside it, one for samples of about the same length.
+Finished samples leave, and the caches are packed when a quarter of the rows is idle.
 """
 
 from __future__ import annotations
@@ -69,6 +69,54 @@ class Row:
             self.text, self.finish = text[: min(places)], "stop"
 
 
+@dataclass
+class _Cache:
+    """The own keys and values of samples whose own parts are about as long: [rows, Hkv, width, D] per layer.
+
+    places: which of the step's rows they are; filled: how many tokens each has.
+    """
+
+    places: Tensor
+    filled: Tensor
+    width: int
+    layers: dict[int, tuple[Tensor, Tensor]]
+    mask: Tensor | None = None
+
+    def begin(self) -> None:
+        """Make room for one more token a row, and mask what is not filled."""
+        if int(self.filled.max()) + 1 > self.width:
+            self.width += GROW
+            for layer, (key, value) in self.layers.items():
+                pad = key.new_zeros(key.shape[0], key.shape[1], GROW, key.shape[3])
+                self.layers[layer] = (torch.cat([key, pad], dim=2), torch.cat([value, pad], dim=2))
+        sample = next(iter(self.layers.values()))[0]
+        unfilled = torch.arange(self.width)[None, :] > self.filled[:, None]
+        mask = torch.zeros(unfilled.shape, dtype=sample.dtype).masked_fill_(unfilled, float("-inf"))
+        self.mask = mask[:, None, None, :].to(sample.device)
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+        """Store this step's [Hkv, n, D] keys and values, and attend with query [H, n, D]: [H, n, D] and [H, n]."""
+        keys, values = self.layers[layer]
+        rows, places = torch.arange(query.shape[1], device=query.device), self.filled.to(query.device)
+        keys[rows, :, places] = key.transpose(0, 1)
+        values[rows, :, places] = value.transpose(0, 1)
+        out, lse = grouped(query.transpose(0, 1)[:, :, None], keys, values, scale, self.mask)
+        return out[:, :, 0].transpose(0, 1), lse[:, :, 0].transpose(0, 1)
+
+    def keep(self, rows: list[int], new_place: dict[int, int]) -> _Cache | None:
+        """Only those of its rows that are among `rows`; None when there are none."""
+        going = set(rows)
+        mine = [row for row, place in enumerate(self.places.tolist()) if place in going]
+        if not mine:
+            return None
+        index = torch.tensor(mine)
+        device = next(iter(self.layers.values()))[0].device
+        on_device = index.to(device)
+        places = torch.tensor([new_place[int(self.places[row])] for row in mine])
+        layers = {layer: (k[on_device], v[on_device]) for layer, (k, v) in self.layers.items()}
+        return _Cache(places, self.filled[index], self.width, layers)
+
+
 class DecodePlan:
     """The attention of one decoding step, and the samples' own keys and values.
 
@@ -78,44 +126,44 @@ class DecodePlan:
     def __init__(self, tree: TokenTree, store: KeyValues, rows: list[Row]) -> None:
         self.store = store
         self.shared, own = _shared_and_own(tree, rows)
-        self.filled = torch.tensor([len(indices) for indices in own])
-        self.width = int(self.filled.max()) + GROW
-        self._own = {layer: (self._gather(k, own), self._gather(v, own)) for layer, (k, v) in store.layers.items()}
-        self.device = next(iter(self._own.values()))[0].device
-        self._mask: Tensor | None = None
+        by_width: dict[int, list[int]] = {}
+        for place, indices in enumerate(own):
+            by_width.setdefault(_width(len(indices)), []).append(place)
+        self._caches = []
+        for width, places in sorted(by_width.items()):
+            mine = [own[place] for place in places]
+            layers = {n: (_gather(k, mine, width), _gather(v, mine, width)) for n, (k, v) in store.layers.items()}
+            filled = torch.tensor([len(indices) for indices in mine])
+            self._caches.append(_Cache(torch.tensor(places), filled, width, layers))
 
-    def _gather(self, states: Tensor, own: list[np.ndarray[tuple[int], np.dtype[np.int64]]]) -> Tensor:
-        cache = states.new_zeros(len(own), states.shape[0], self.width, states.shape[2])
-        for row, indices in enumerate(own):
-            picked = torch.from_numpy(indices).to(states.device)
-            cache[row, :, : len(indices)] = states.index_select(1, picked)
-        return cache
+    @property
+    def tokens(self) -> int:
+        """How many tokens the samples' own caches have room for."""
+        return sum(len(cache.places) * cache.width for cache in self._caches)
 
     def begin(self) -> None:
-        """Prepare a step: make room for one more token a row, and mask what is not filled."""
-        if int(self.filled.max()) + 1 > self.width:
-            self.width += GROW
-            for layer, (key, value) in self._own.items():
-                pad = key.new_zeros(key.shape[0], key.shape[1], GROW, key.shape[3])
-                self._own[layer] = (torch.cat([key, pad], dim=2), torch.cat([value, pad], dim=2))
-        dtype = next(iter(self._own.values()))[0].dtype
-        unfilled = torch.arange(self.width)[None, :] > self.filled[:, None]
-        mask = torch.zeros(unfilled.shape, dtype=dtype).masked_fill_(unfilled, float("-inf"))
-        self._mask = mask[:, None, None, :].to(self.device)
+        """Prepare a step."""
+        for cache in self._caches:
+            cache.begin()
 
     def end(self) -> None:
         """The step is done: every row holds one token more."""
-        self.filled += 1
+        for cache in self._caches:
+            cache.filled += 1
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         """See `attention.Plan.attend`; T is the number of rows."""
-        rows = torch.arange(query.shape[1], device=self.device)
-        places = self.filled.to(self.device)
-        keys, values = self._own[layer]
-        keys[rows, :, places] = key.transpose(0, 1)
-        values[rows, :, places] = value.transpose(0, 1)
-        out, lse = grouped(query.transpose(0, 1)[:, :, None], keys, values, scale, self._mask)
-        merge = Merge(out[:, :, 0].transpose(0, 1).float().contiguous(), lse[:, :, 0].transpose(0, 1).contiguous())
+        merge = Merge(
+            query.new_empty(query.shape, dtype=torch.float32), query.new_empty(query.shape[:2], dtype=torch.float32)
+        )
+        for cache in self._caches:
+            if len(self._caches) == 1:
+                out, lse = cache.attend(layer, query, key, value, scale)
+                merge = Merge(out.float().contiguous(), lse.contiguous())
+            else:
+                mine = cache.places.to(query.device)
+                out, lse = cache.attend(layer, query[:, mine], key[:, mine], value[:, mine], scale)
+                merge.output[:, mine], merge.lse[:, mine] = out.float(), lse
         shared_keys, shared_values = self.store.layers[layer]
         for low, high, first, last in self.shared:
             part = slice(low, high)
@@ -124,11 +172,8 @@ class DecodePlan:
 
     def keep(self, rows: list[int]) -> None:
         """Drop all rows but these (ascending)."""
-        index = torch.tensor(rows)
-        self.filled = self.filled[index]
-        on_device = index.to(self.device)
-        self._own = {layer: (k[on_device], v[on_device]) for layer, (k, v) in self._own.items()}
         new_place = {old: new for new, old in enumerate(rows)}
+        self._caches = [kept for cache in self._caches if (kept := cache.keep(rows, new_place)) is not None]
         shared = []
         for low, high, first, last in self.shared:
             left = [new_place[row] for row in range(first, last) if row in new_place]
@@ -137,9 +182,23 @@ class DecodePlan:
         self.shared = shared
 
 
-def cache_width(tree: TokenTree, rows: Sequence[Row]) -> int:
-    """How many tokens a sample's own cache must hold at most when `rows` decode together."""
-    return max(map(len, _shared_and_own(tree, rows)[1])) + max(row.limit for row in rows)
+def cache_tokens(tree: TokenTree, rows: Sequence[Row]) -> int:
+    """How many tokens the padded caches of `rows` must hold at most when they decode together."""
+    own = _shared_and_own(tree, rows)[1]
+    return sum(_width(len(indices)) + row.limit for indices, row in zip(own, rows, strict=True))
+
+
+def _width(tokens: int) -> int:
+    """The width of the cache for a sample with so many own tokens: a power of two, and room to grow."""
+    return max(GROW, 1 << (tokens - 1).bit_length() if tokens else 0) + GROW
+
+
+def _gather(states: Tensor, own: list[np.ndarray[tuple[int], np.dtype[np.int64]]], width: int) -> Tensor:
+    cache = states.new_zeros(len(own), states.shape[0], width, states.shape[2])
+    for row, indices in enumerate(own):
+        picked = torch.from_numpy(indices).to(states.device)
+        cache[row, :, : len(indices)] = states.index_select(1, picked)
+    return cache
 
 
 def _shared_and_own(

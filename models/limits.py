@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 
-from .decode import Row, cache_width
+from .decode import Row, cache_tokens
 from .tree import IntArray, TokenTree, common_prefix
 
 
@@ -24,7 +25,7 @@ class Limits:
 
 
 def limits_for(model: Any) -> Limits:
-    """As many tokens as a share of the device's memory holds: a quarter of a GPU's, 2 GiB elsewhere.
+    """As many tokens as a share of the device's memory holds: a quarter of a GPU's, an eighth of the machine's.
 
     Of all its memory, not of what is free now: how a batch is cut decides its results' last bits.
     """
@@ -33,7 +34,11 @@ def limits_for(model: Any) -> Limits:
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     per_token = 2 * config.num_hidden_layers * heads * width * model.dtype.itemsize
     on_gpu = model.device.type == "cuda"
-    budget = torch.cuda.get_device_properties(model.device).total_memory // 4 if on_gpu else 2 << 30
+    budget = (
+        torch.cuda.get_device_properties(model.device).total_memory // 4
+        if on_gpu
+        else psutil.virtual_memory().total // 8
+    )
     return Limits(tokens=max(4096, int(budget // per_token)))
 
 
@@ -61,14 +66,11 @@ def groups(
 
 
 def parts(tree: TokenTree, rows: Sequence[Row], limits: Limits) -> Iterator[list[Row]]:
-    """Cut the samples of a group, in the tree's order, into parts whose padded caches fit.
-
-    One sample with a long prompt of its own makes the cache of every sample beside it as wide.
-    """
+    """Cut the samples of a group, in the tree's order, into parts whose padded caches fit."""
     first = 0
     while first < len(rows):
         size = min(limits.rows, len(rows) - first)
-        while size > 1 and size * cache_width(tree, rows[first : first + size]) > limits.tokens:
+        while size > 1 and cache_tokens(tree, rows[first : first + size]) > limits.tokens:
             size //= 2
         yield list(rows[first : first + size])
         first += size

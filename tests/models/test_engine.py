@@ -225,7 +225,7 @@ def test_no_batch_holds_more_than_the_limits(limits: Limits, monkeypatch: pytest
         def __init__(self, tree: TokenTree, store: KeyValues, rows: list[Row]) -> None:
             super().__init__(tree, store, rows)
             stores.append(store.capacity)
-            caches.append((len(rows), max(map(int, self.filled)) + max(row.limit for row in rows)))
+            caches.append((len(rows), self.tokens + sum(row.limit for row in rows)))
 
     monkeypatch.setattr(local_module, "DecodePlan", Watched)
     source = random.Random(0)
@@ -235,7 +235,7 @@ def test_no_batch_holds_more_than_the_limits(limits: Limits, monkeypatch: pytest
     assert all(isinstance(result, Generation) and len(result.samples) == 2 for result in results)
     assert max(stores) <= limits.tokens
     assert max(rows for rows, _ in caches) <= limits.rows
-    assert max(rows * width for rows, width in caches if rows > 1) <= limits.tokens
+    assert max(tokens for rows, tokens in caches if rows > 1) <= limits.tokens
     assert sum(rows for rows, _ in caches) == 2 * len(prompts)
     before = engine.ledger.forward_passes
     engine.score([ScoreRequest(prompt, ((5,),)) for prompt in prompts])
