@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 import dspy
@@ -153,14 +153,14 @@ def _run(
             state["search"] = {"generations": list(widths)}
             folder.write({**state, "status": "running"})
 
-    search = Search(evaluator, Space(()), task.dev, task.train, budget, task.seed, observe, WIDTH, schedule, plan)
+    later = len(task.test)
+    search = Search(
+        evaluator, Space(()), task.dev, task.train, budget, task.seed, observe, WIDTH, schedule, plan, later
+    )
     zero = search.baseline(baseline)
-    took = clock.now()
     reporter.phase("demos", budget.share(evaluator, count))
     search.space = make_space(task, evaluator, engine)
     reporter.phase("search", budget.share(evaluator, count))
-    if budget.seconds is not None:
-        search.budget = replace(budget, seconds=_time_for_search(budget.seconds, took, task))
     result = _searched(task, folder, search, zero)
     if "stopped_by" not in planned:
         state["search"] = {"generations": widths, "trials": result.trials, "stopped_by": result.stopped_by}
@@ -183,11 +183,6 @@ def _searched(task: Task, folder: RunFolder, search: Search, zero: Trial) -> Sea
         raise RunError(
             f"can't write the study: {reason}", path=folder.study, hint="Make room and start again."
         ) from error
-
-
-def _time_for_search(seconds: float, baseline: float, task: Task) -> float:
-    """The budget in seconds less what the test split will take: both programs, at the baseline's pace at most."""
-    return seconds - 2 * baseline / max(1, len(task.dev)) * len(task.test)
 
 
 def _finish(

@@ -16,6 +16,7 @@ from torch import Tensor
 
 NAME = "cuecard_tree"
 SCORES = 1 << 20  # scores that `dense` holds at once
+SHORT_RUN = 96  # tokens up to which a run's attention to itself is left to the fused kernel
 
 
 class Plan(Protocol):
@@ -121,6 +122,39 @@ def dense(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tens
         torch.div(torch.bmm(weights, value), total[..., None], out=output[:, part])
         torch.add(peak[..., 0], total.log_(), out=lse[:, part])
     return output.reshape(heads, rows, -1), lse.reshape(heads, rows)
+
+
+def causal(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """A run's attention to itself, each token to those up to it: query [H, R, D], key and value [Hkv, R, D] to
+    [H, R, D] and [H, R].
+
+    As in `dense`: in 16 bits, blocks of rows as plain products over the keys up to the block's end.
+    """
+    heads, rows, width = query.shape
+    if query.dtype not in (torch.bfloat16, torch.float16) or rows <= SHORT_RUN:
+        wide = repeat_heads(key[None], heads), repeat_heads(value[None], heads)
+        out, lse = partial(query[None], *wide, scale, causal=True)
+        return out[0].float(), lse[0]
+    shared = key.shape[0]
+    group = heads // shared
+    by_head = (query * scale).view(shared, group, rows, width)
+    keys, value = key.transpose(1, 2).contiguous(), value.contiguous()
+    output = query.new_empty(shared, group, rows, value.shape[2], dtype=torch.float32)
+    lse = query.new_empty(shared, group, rows, dtype=torch.float32)
+    step = 64 if rows > 256 else 128
+    future = torch.full((step, step), float("-inf"), dtype=query.dtype, device=query.device).triu_(1)
+    for first in range(0, rows, step):
+        last = min(rows, first + step)
+        count = last - first
+        scores = torch.bmm(by_head[:, :, first:last].reshape(shared, group * count, width), keys[:, :, :last])
+        scores.view(shared, group, count, last)[..., first:].add_(future[:count, :count])
+        peak = scores.amax(dim=-1, keepdim=True)
+        weights = scores.sub_(peak).exp_()
+        total = weights.sum(dim=-1, dtype=torch.float32)
+        mixed = torch.bmm(weights, value[:, :last]) / total[..., None]
+        output[:, :, first:last] = mixed.view(shared, group, count, -1)
+        lse[:, :, first:last] = (peak[..., 0] + total.log_()).view(shared, group, count)
+    return output.view(heads, rows, -1), lse.view(heads, rows)
 
 
 def repeat_heads(states: Tensor, heads: int) -> Tensor:

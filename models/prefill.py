@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .attention import KeyValues, Merge, dense, partial, repeat_heads
+from .attention import KeyValues, Merge, causal, dense, partial, repeat_heads
 from .tree import Segment, TokenTree
 
 BLOCK = 128
@@ -57,8 +57,7 @@ class ChunkPlan:
         wide_key, wide_value = repeat_heads(key[None], heads), repeat_heads(value[None], heads)
         for first, last in self.own:
             rows = slice(first, last)
-            out, lse = partial(query[None, :, rows], wide_key[:, :, rows], wide_value[:, :, rows], scale, causal=True)
-            merge.output[:, rows], merge.lse[:, rows] = out[0].float(), lse[0]
+            merge.output[:, rows], merge.lse[:, rows] = causal(query[:, rows], key[:, rows], value[:, rows], scale)
         for bucket in self.buckets:
             self._attend_block(bucket, query, wide_key[0], wide_value[0], scale, merge)
         for low, high, first, last in self.above:

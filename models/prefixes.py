@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .attention import KeyValues, Merge, dense, partial, repeat_heads
+from .attention import KeyValues, Merge, causal, dense
 from .tree import IntArray, TokenTree
 
 BLOCK = 128
@@ -98,11 +98,8 @@ class BlockPlan:
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         """See `attention.Plan.attend`."""
-        heads = query.shape[0]
         keys, values = self.chain.write(layer, self.start, key, value)
-        wide = repeat_heads(key[None], heads), repeat_heads(value[None], heads)
-        own, lse = partial(query[None], *wide, scale, causal=True)
-        merge = Merge(own[0].float(), lse[0].clone())
+        merge = Merge(*causal(query, key, value, scale))
         if self.start:
             before = dense(query, keys[:, : self.start].clone(), values[:, : self.start].clone(), scale)
             merge.add(0, query.shape[1], *before)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import dspy
 
-from ..signatures import choices, describe
+from ..signatures import choices, describe, field_types
 
 Principle = Callable[[str, type[dspy.Signature]], str | None]
 
@@ -44,8 +44,8 @@ def role(instruction: str, signature: type[dspy.Signature]) -> str | None:
 
 def brief(instruction: str, signature: type[dspy.Signature]) -> str | None:
     """Say in the affirmative what the output is to be (principle 4)."""
-    typed = [describe(field.annotation) for field in signature.output_fields.values()]
-    if any(typed):
+    types = field_types(signature)
+    if any(describe(types[name]) for name in signature.output_fields):
         return f"{_sentence(instruction)} Give the answer only."
     return f"{_sentence(instruction)} Use as few words as needed, taken from the input where possible."
 

@@ -94,7 +94,8 @@ class Search:
     """One search over one space. `calibration_rows` are labelled rows that dev does not hold.
 
     width: how many candidates race side by side; schedule: the generations' widths of an earlier life of this search,
-    which are followed before the budget is asked again; planned: told of each generation's width before it begins.
+    which are followed before the budget is asked again; planned: told of each generation's width before it begins;
+    later: how many rows the baseline and the winner will each run on after the search, whose seconds are kept back.
     """
 
     evaluator: Evaluator
@@ -107,16 +108,20 @@ class Search:
     width: int = 1
     schedule: Sequence[int] = ()
     planned: Callable[[int], None] = lambda width: None
+    later: int = 0
 
     def __post_init__(self) -> None:
         self.order = list(self.dev)
         random.Random(derive_seed(self.seed, "dev")).shuffle(self.order)
         self.rows = list(self.calibration_rows)
         random.Random(derive_seed(self.seed, "calibration")).shuffle(self.rows)
+        self._pace: dict[int, float] = {}  # trial -> seconds a row, of those that ran a block alone
 
     def baseline(self, candidate: Candidate) -> Trial:
         """Run the baseline on all of dev. Raises `RunError` when a call fails: nothing could be compared with it."""
+        began = self.evaluator.elapsed()
         outcomes = self.evaluator.run(candidate, self.order)
+        self._pace[0] = (self.evaluator.elapsed() - began) / max(1, len(self.order))
         failed = [outcome.error for outcome in outcomes if outcome.error]
         if failed:
             raise RunError(
@@ -138,7 +143,7 @@ class Search:
         complete: list[Trial] = []
         number, generation, pace = 1, 0, self._first_pace()
         while True:
-            width, stopped_by = self._next_width(generation, number, pace)
+            width, stopped_by = self._next_width(generation, number, pace, best)
             if not width:
                 break
             before = self._spent()
@@ -173,7 +178,7 @@ class Search:
         extra = self.width * min(BATCH_ROWS, len(self.rows)) if calibrated else 0
         return 1.0 + extra / self._most_calls(self.width), 0.0
 
-    def _next_width(self, generation: int, trials: int, pace: tuple[float, float]) -> tuple[int, str]:
+    def _next_width(self, generation: int, trials: int, pace: tuple[float, float], best: Trial) -> tuple[int, str]:
         """How many candidates race next, and, when it is none, what stopped the search.
 
         pace: metric calls and seconds of the last generation, per run that it might have made at most. The last
@@ -185,11 +190,14 @@ class Search:
         if reached is not None:
             return 0, reached
         width = self.width if self.budget.trials is None else min(self.width, self.budget.trials - trials)
+        seconds = self.budget.seconds
+        if seconds is not None:
+            seconds -= self.later * (self._pace[0] + self._pace.get(best.number, self._pace[0]))
         left = [
             math.inf if limit is None else limit - spent
-            for limit, spent in zip((self.budget.metric_calls, self.budget.seconds), self._spent(), strict=True)
+            for limit, spent in zip((self.budget.metric_calls, seconds), self._spent(), strict=True)
         ]
-        if pace[1] * self._most_calls(1) > 2 * left[1]:
+        if left[1] <= 0 or pace[1] * self._most_calls(1) > 2 * left[1]:
             return 0, "seconds"
         while width > 1 and any(each * self._most_calls(width) > rest for each, rest in zip(pace, left, strict=True)):
             width -= 1
@@ -253,7 +261,10 @@ class Search:
         alive, start = list(racers), 0
         for end in self._rungs(len(racers)):
             rows = [self.order[place] for place in order[start:end]]
+            began = self.evaluator.elapsed()
             outcomes = self.evaluator.run_many([racer.candidate for racer in alive], rows)
+            if len(alive) == 1:
+                self._pace[alive[0].number] = (self.evaluator.elapsed() - began) / len(rows)
             going = []
             for racer, mine in zip(alive, outcomes, strict=True):
                 failed = next((outcome.error for outcome in mine if outcome.error), None)

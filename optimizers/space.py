@@ -15,7 +15,7 @@ import dspy
 
 from ..models.engine import Decoding
 from ..programs.state import FormatChoice, NearestDemos, PredictorState, ReadOut
-from ..signatures import choices
+from ..signatures import choices, field_types
 from .demos import Demo
 
 FORMATS: tuple[FormatChoice, ...] = ("completion", "turns", "turns_labelled", "chat", "dspy", "json", "xml")
@@ -135,7 +135,8 @@ def readouts_for(
     the calibration `none`. Where nothing wanted applies, `text` is left.
     """
     has_choices = any(choices(output.annotation) for output in signature.output_fields.values())
-    typed = any(output.annotation is not str for output in signature.output_fields.values())
+    types = field_types(signature)
+    typed = any(types[name] is not str for name in signature.output_fields)
     text_inputs = all(given.annotation is str for given in signature.input_fields.values())
     methods = ("none", *CALIBRATIONS) if calibrations is None else tuple(calibrations)
     if not text_inputs:
