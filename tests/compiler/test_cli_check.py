@@ -104,8 +104,8 @@ def test_unused_columns_and_nodes_are_warnings(capsys: pytest.CaptureFixture[str
         ),
         (
             {"signature": "signature: 'ticket -> queue: in'"},
-            "triage.yaml:4: signature: queue: found 'in', which is not a type; expected str, bool, int, float, date, "
-            "datetime, time, Any, Literal[...], list[...], dict[str, ...] or Optional[...]",
+            "triage.yaml:4: signature: queue: found 'in', which is not a type; expected str, bool, int, float, Decimal, "
+            "date, datetime, time, UUID, Any, Literal[...], list[...], dict[str, ...], Optional[...] or Annotated[...]",
         ),
     ],
 )

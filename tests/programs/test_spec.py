@@ -157,7 +157,10 @@ def test_types_that_fit() -> None:
 
 
 UNSAFE = "\n  Use a path inside it, or allow this with --allow-outside if you trust the spec."
-TYPES = "str, bool, int, float, date, datetime, time, Any, Literal[...], list[...], dict[str, ...] or Optional[...]"
+TYPES = (
+    "str, bool, int, float, Decimal, date, datetime, time, UUID, Any, Literal[...], list[...], dict[str, ...], "
+    "Optional[...] or Annotated[...]"
+)
 FORMATS = "one of completion, turns, turns_labelled, chat, dspy, json, xml"
 
 BAD = {
@@ -189,10 +192,10 @@ BAD = {
         "spec.yaml:2: optimize.search.demos: expected a number or a range, [low, high]"
     ),
     ONE + "readout: chioce\n": (
-        "spec.yaml:2: readout: found 'chioce'; expected 'text', 'constrained' or 'choice' (did you mean 'choice'?)"
+        "spec.yaml:2: readout: found 'chioce'; expected 'text', 'constrained', 'choice' or 'span' (did you mean 'choice'?)"
     ),
     ONE + "optimize: {search: {readouts: [text, chioce]}}\n": (
-        "spec.yaml:2: optimize.search.readouts[1]: found 'chioce'; expected 'text', 'constrained' or 'choice' "
+        "spec.yaml:2: optimize.search.readouts[1]: found 'chioce'; expected 'text', 'constrained', 'choice' or 'span' "
         "(did you mean 'choice'?)"
     ),
     two(('    signature: "ticket -> summary"\n', "    instructions: Sum up.\n")): (

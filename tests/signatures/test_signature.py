@@ -15,7 +15,10 @@ from pydantic import BaseModel
 from cuecard.errors import InputError
 from cuecard.signatures import dump, field_types, signature, type_name
 
-TYPES = "str, bool, int, float, date, datetime, time, Any, Literal[...], list[...], dict[str, ...] or Optional[...]"
+TYPES = (
+    "str, bool, int, float, Decimal, date, datetime, time, UUID, Any, Literal[...], list[...], dict[str, ...], "
+    "Optional[...] or Annotated[...]"
+)
 INLINE = "inputs -> outputs, such as 'question -> answer: str'"
 
 
