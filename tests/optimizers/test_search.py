@@ -58,6 +58,7 @@ class Listed:
     def __init__(self, points: Sequence[dict[str, Any]]) -> None:
         self.points = list(points)
         self.told: list[tuple[float, bool]] = []
+        self.keys: list[int] = []
         self.proposed = 0
 
     def propose(self) -> Proposal | None:
@@ -67,7 +68,8 @@ class Listed:
         return Proposal(self.points.pop(0), self.proposed)
 
     def observe(self, proposal: Proposal, value: float, best: bool) -> None:
-        assert proposal.key == self.proposed, "told about the last proposal, once"
+        assert proposal.key <= self.proposed
+        self.keys.append(proposal.key)
         self.told.append((value, best))
 
 
@@ -84,15 +86,25 @@ class Run:
         seed: int = 0,
         strategy: Any = None,
         over: Space | None = None,
+        search: dict[str, Any] | None = None,
         **evaluator: Any,
     ) -> None:
         self.evaluator = FakeEvaluator({"p": ROUTE}, score, **evaluator)
         self.trials: list[Trial] = []
         over = over or space()
-        search = Search(self.evaluator, over, dev(rows), dev(1000)[rows:], budget or Budget(), seed, self.trials.append)
-        zero = search.baseline(BASELINE)
+        made = Search(
+            self.evaluator,
+            over,
+            dev(rows),
+            dev(1000)[rows:],
+            budget or Budget(),
+            seed,
+            self.trials.append,
+            **search or {},
+        )
+        zero = made.baseline(BASELINE)
         self.strategy = strategy(over, zero.score) if strategy else Listed(points)
-        self.result: SearchResult = search.run(zero, self.strategy)
+        self.result: SearchResult = made.run(zero, self.strategy)
 
     @property
     def statuses(self) -> list[str]:
@@ -556,3 +568,83 @@ def test_what_holds_for_every_search(seed: int, rows: int) -> None:
     assert len(run.strategy.told) == 12
     if result.accepted:
         assert result.verdict is not None and result.verdict.p_value < 0.05 and result.verdict.difference > 0
+
+
+# ---- generations
+
+
+def racing(width: int, **more: Any) -> dict[str, Any]:
+    return {"search": {"width": width, **more}}
+
+
+def test_the_worse_half_of_a_generation_goes_after_each_block() -> None:
+    """Four that are better than the baseline and hard to tell apart: 16 rows for all, 32 for two, the rest for one."""
+    run = Run(
+        graded(base=0.2, c1=0.80, c2=0.83, c3=0.86, c4=0.89), [point(n) for n in (1, 2, 3, 4)], rows=64, **racing(4)
+    )
+    assert sorted(trial.examples for trial in run.trials[1:]) == [16, 16, 32, 64]
+    assert [trial.number for trial in run.trials] == [0, 1, 2, 3, 4]
+    assert run.evaluator.spent == 64 + 4 * 16 + 2 * 16 + 32
+    assert run.strategy.keys == [1, 2, 3, 4]
+
+
+def test_all_of_a_generation_race_on_the_same_rows() -> None:
+    run = Run(graded(base=0.2, c1=0.8, c2=0.9), [point(1), point(2)], rows=64, **racing(2))
+    first, second = run.evaluator.runs[1:3]
+    assert first[1] == second[1]
+    assert number_of(first[0]) == 1
+    assert number_of(second[0]) == 2
+
+
+def test_a_generation_can_have_two_new_bests() -> None:
+    run = Run(graded(base=0.1, c1=0.5, c2=0.9), [point(1), point(2)], rows=16, **racing(2))
+    assert run.statuses == ["complete"] * 3
+    assert [trial.best for trial in run.trials] == [True, True, True]
+    assert run.result.best.number == 2
+
+
+def test_twins_of_a_generation_run_once_and_are_both_told() -> None:
+    points = [point(1), point(1, demos=0), point(2), point(1)]
+    run = Run(graded(base=0.1, c1=0.5, c2=0.9), points, rows=16, **racing(2))
+    assert len(run.trials) == 3
+    assert sorted(run.strategy.keys) == [1, 2, 3, 4]
+    score = run.trials[1].score
+    assert [value for value, _ in run.strategy.told].count(score) == 3
+
+
+def test_a_failed_candidate_takes_no_other_with_it() -> None:
+    def score(candidate: Candidate, row: Any) -> float | str:
+        return "too long" if number_of(candidate) == 1 else float(number_of(candidate) == 2 or row.id % 2)
+
+    run = Run(score, [point(1), point(2)], rows=64, **racing(2))
+    assert run.statuses == ["complete", "failed", "complete"]
+    assert run.result.best.number == 2
+    assert run.strategy.told[0] == (0.0, False)
+
+
+def test_widths_are_told_before_a_generation_and_can_be_given() -> None:
+    points, told = [point(n) for n in range(1, 8)], []
+    scores = graded(base=0.5, **{f"c{n}": 0.5 for n in range(1, 8)})
+    run = Run(scores, points, rows=16, **racing(3, planned=told.append))
+    assert told == [3, 3, 3]  # one of the last was there to race
+    assert len(run.trials) == 8
+    again: list[int] = []
+    Run(scores, points, rows=16, budget=Budget(seconds=0.0), **racing(9, schedule=[2, 1], planned=again.append))
+    assert again == [2, 1], "the clock is asked only after what is known"
+
+
+def test_the_last_generation_is_as_narrow_as_the_rest_of_the_budget() -> None:
+    told: list[int] = []
+    points, scores = [point(n) for n in range(1, 40)], graded(base=0.0, **{f"c{n}": n / 64 for n in range(1, 40)})
+    run = Run(scores, points, rows=16, budget=Budget(metric_calls=16 + 10 * 16), **racing(4, planned=told.append))
+    assert told == [4, 4, 2]
+    assert run.evaluator.spent == 16 + 10 * 16
+    assert run.result.stopped_by == "metric_calls"
+
+
+def test_seconds_are_kept_back_for_what_comes_later() -> None:
+    """The fake clock takes a second a run: 30 rows later, for two programs, are a minute."""
+    points, scores = [point(n) for n in range(1, 40)], graded(base=0.0, **{f"c{n}": n / 64 for n in range(1, 40)})
+    run = Run(scores, points, rows=16, budget=Budget(seconds=200.0), **racing(4, later=30))
+    assert run.result.stopped_by == "seconds"
+    assert 200 - 60 - 2 * 16 <= run.evaluator.elapsed() <= 200 - 60 + 16
