@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .metrics import metric
     from .models.engine import Decoding, Engine
     from .models.lm import language_model
+    from .models.server import server_target
     from .models.target import Target, target
     from .optimizers.base import Budget
     from .programs.predictor import Predictor
@@ -49,6 +50,7 @@ _HOMES = {
     "load": "compiler.api",
     "load_examples": "compiler.data",
     "metric": "metrics",
+    "server_target": "models.server",
     "signature": "signatures",
     "target": "models.target",
 }
@@ -78,6 +80,7 @@ __all__ = [
     "load",
     "load_examples",
     "metric",
+    "server_target",
     "signature",
     "target",
 ]

@@ -8,8 +8,8 @@
 
 Every engine runs in a process of its own, one after the other, and all of them `--repeats` times in turn, so that what
 else the machine does meets all alike. Each is given the same token ids and gives the same number of tokens; opening it
-and a warm-up are not timed. The table shows medians. Threads wait asleep (`OMP_WAIT_POLICY`) in every process, as in
-cuecard, unless the environment says otherwise.
+and a warm-up are not timed. The table shows medians. Threads wait for one another in every process as cuecard chooses
+(`models/threads.py`), unless the environment says otherwise.
 
     cuecard      all requests in one call of `engine.generate`
     generate     transformers' `generate`, greedy, left-padded batches of 16

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -30,6 +31,7 @@ from ..programs.predictor import adopt
 from ..programs.schema import MetricSpec, SearchSpec, Spec
 from ..programs.spec import load_spec
 from ..programs.state import PredictorState
+from ..signatures import field_types
 from .compiled import VERSIONS, Compiled, _version
 from .data import Example, Examples, check_disjoint, from_dspy, load_examples
 from .evaluate import run_program
@@ -41,6 +43,7 @@ from .run_folder import RUNS, RunFolder, fingerprint, open_run
 Program: TypeAlias = dspy.Module
 Data = str | PathLike[str] | Examples | Sequence[Any]
 MetricLike = str | Mapping[str, Any] | Sequence[Any] | Callable[..., Any] | Metric
+ADDRESS = re.compile(r" at 0x[0-9a-f]+", re.I)
 
 
 class Silent:
@@ -230,7 +233,9 @@ def _identity_of(task: Task, metric_source: Any) -> dict[str, Any]:
 
 
 def _signature_text(signature: type[dspy.Signature]) -> str:
-    return repr({name: (repr(field.annotation), field.json_schema_extra) for name, field in signature.fields.items()})
+    """What a signature's fields are, the same in every process: no function in a type goes by its address."""
+    types = {name: ADDRESS.sub("", repr(type_)) for name, type_ in field_types(signature).items()}
+    return repr({name: (types[name], field.json_schema_extra) for name, field in signature.fields.items()})
 
 
 def _row_text(row: Row) -> str:

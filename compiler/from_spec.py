@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -9,9 +11,12 @@ from typing import Any
 from ..errors import InputError
 from ..metrics import Metric
 from ..metrics import metric as metric_of
+from ..models.address import is_address, shown
 from ..models.catalogue import CATALOGUE
 from ..models.pull import Progress
-from ..models.target import DEFAULT_MODEL, Target
+from ..models.server import server_target
+from ..models.server.opening import DEFAULT_KEY, api_key
+from ..models.target import DEFAULT_MODEL, Target, check_server_options
 from ..models.target import target as open_target
 from ..optimizers.base import Budget
 from ..optimizers.joint import strategy_named
@@ -105,9 +110,16 @@ def spec_target(
     dtype: str | None = None,
     progress: Progress | None = None,
 ) -> Target:
-    """The target to use: the one given, else the spec's `model`, else the default; device and dtype likewise."""
+    """The target to use: the one given, else the spec's `model`, else the default; device and dtype likewise.
+
+    A server's address that is given stands in place of the spec's; what else the spec says of its server is kept.
+    """
     if isinstance(target, Target):
         return target
+    served = spec_server(spec, target)
+    if served is not None:
+        check_server_options(device, dtype)
+        return _open_server(spec, served, told=target is not None)
     ours = spec.model if target is None else None
     return open_target(
         target or spec_model(spec),
@@ -117,27 +129,71 @@ def spec_target(
     )
 
 
-def spec_model(spec: Spec) -> str:
-    """The spec's `model`, as `models.loading.find` takes it; the default where it names none.
+def spec_server(spec: Spec, target: str | None = None) -> ModelSpec | None:
+    """The server that the program runs on, by the spec or by the address `target`; None for a model in process."""
+    ours = spec.model if spec.model is not None and spec.model.server is not None else None
+    if target is None:
+        return ours
+    if not is_address(target):
+        return None
+    return ModelSpec.model_validate({**(_given(ours) if ours else {}), "server": target})
 
-    A folder or file beside the spec goes before a name.
-    """
-    if spec.model is None:
-        return DEFAULT_MODEL
-    beside = spec.folder / spec.model.id
-    return str(beside) if beside.exists() else spec.model.id
+
+def _open_server(spec: Spec, served: ModelSpec, *, told: bool) -> Target:
+    """Open a server. `told`: the user has named it, and not the spec, which a stranger may have written."""
+    assert served.server is not None, "the caller has looked"
+    options = served.server_options
+    if not told and served.api_key_env is None:
+        _check_default_key(spec, served.server)
+    if served.tokenizer is not None:
+        options["tokenizer"] = beside(spec, served.tokenizer)
+    return server_target(served.server, served.id, **options)
+
+
+def _check_default_key(spec: Spec, address: str) -> None:
+    """Refuse to send a key to a server elsewhere that the spec names, unless it also says which: it would be seen."""
+    here = api_key(None, re.sub("^https", "http", address.strip(), flags=re.IGNORECASE), os.environ)
+    if here is None and api_key(None, address, os.environ) is not None:
+        raise InputError(
+            f"the spec does not say which key {shown(address)} gets, and ${DEFAULT_KEY} is set",
+            path=spec.path,
+            line=spec.line("model"),
+            field="model.server",
+            expected=f"api_key_env: {DEFAULT_KEY}, if it is that one",
+            hint=f"For another, name its variable; for none, unset {DEFAULT_KEY}; or give the address with --model.",
+        )
+
+
+def spec_model(spec: Spec) -> str:
+    """The spec's `model`, as `models.loading.find` takes it; the default where it names none."""
+    return DEFAULT_MODEL if spec.model is None or spec.model.id is None else beside(spec, spec.model.id)
+
+
+def beside(spec: Spec, name: str) -> str:
+    """A folder or file beside the spec, which goes before a name."""
+    place = spec.folder / name
+    return str(place) if place.exists() else name
+
+
+def _given(model: ModelSpec) -> dict[str, Any]:
+    """The keys of a spec's `model` that are given."""
+    return {key: getattr(model, key) for key in ModelSpec.model_fields if key in model.model_fields_set}
 
 
 def with_model(spec: Spec, target: Target | str | None, dtype: str | None) -> Spec:
     """The spec with the model and the dtype that were given in place of its own. A folder or file as a whole path."""
     if not isinstance(target, str) and dtype is None:
         return spec
-    given: dict[str, Any] = spec.model.model_dump(exclude_unset=True) if spec.model else {"id": DEFAULT_MODEL}
-    if isinstance(target, str):
+    given: dict[str, Any] = _given(spec.model) if spec.model else {"id": DEFAULT_MODEL}
+    if isinstance(target, str) and is_address(target):
+        served = spec_server(spec, target)
+        assert served is not None, "an address is a server's"
+        given = {**({"options": given["options"]} if "options" in given else {}), **_given(served)}
+    elif isinstance(target, str):
         kept = {"options": given["options"]} if "options" in given else {}
         named = target not in CATALOGUE and Path(target).expanduser().exists()
         given = {"id": str(Path(target).expanduser().resolve()) if named else target, **kept}
-    if dtype is not None:
+    if dtype is not None and "server" not in given:
         given["dtype"] = dtype
     return spec.model_copy(update={"model": ModelSpec.model_validate(given)})
 

@@ -102,6 +102,11 @@ class JournaledEngine:
         return self._engine.context_window
 
     @property
+    def can_score(self) -> bool:
+        """Whether the engine scores a given text at all; some servers can't."""
+        return bool(getattr(self._engine, "can_score", True))
+
+    @property
     def ledger(self) -> Ledger:
         """What the run has cost over all its lives, replayed batches included."""
         return self._ledger

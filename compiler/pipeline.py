@@ -225,7 +225,7 @@ def make_space(task: Task, evaluator: ProgramEvaluator, engine: JournaledEngine)
     low, high = task.search.demos
     found: Mapping[str, list[Demo]] = {name: [] for name in evaluator.signatures}
     if high and task.train:
-        found = pools(evaluator, bootstrap_candidate(task.program), task.train)
+        found = pools(evaluator, bootstrap_candidate(task.program, scores=engine.can_score), task.train)
     parts = []
     for name, signature in evaluator.signatures.items():
         pool = found[name]
@@ -244,7 +244,7 @@ def make_space(task: Task, evaluator: ProgramEvaluator, engine: JournaledEngine)
                 counts,
                 sets(pool, DEMO_SETS, high, seed=task.seed, name=name) if pool else (),
                 search_formats(task.search, engine),
-                readouts_for(signature, readouts, calibrations, copied=bool(sources)),
+                readouts_for(signature, readouts, calibrations, copied=bool(sources), scores=engine.can_score),
                 search_decoding(signature, state.decoding, pool, engine),
                 task.search.decoding,
                 start_count(counts, pool, engine),
@@ -292,15 +292,15 @@ def search_formats(search: SearchSpec, engine: JournaledEngine) -> tuple[FormatC
     return FORMATS
 
 
-def bootstrap_candidate(program: dspy.Module) -> Candidate:
+def bootstrap_candidate(program: dspy.Module, *, scores: bool = True) -> Candidate:
     """The parameters under which train is run to gather demos: the ones whose answers a small model gets right in
-    form.
+    form. `scores`: whether the target can score a given text.
     """
     states = {}
     for name, state in candidate_of(program).states.items():
         predictor = dict(program.named_predictors())[name]
         labels = any(choices(output.annotation) for output in predictor.signature.output_fields.values())
-        readout = ReadOut(kind="choice" if labels else "text")
+        readout = ReadOut(kind="choice" if labels and scores else "text")
         states[name] = state.model_copy(update={"format": "completion", "readout": readout})
     return Candidate(states)
 

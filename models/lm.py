@@ -65,10 +65,10 @@ class EngineBridge:
         if unknown:
             raise lm15.InvalidRequestError(f"unknown extension {unknown[0]!r}; expected one of {', '.join(EXTENSIONS)}")
         if request.tools:
-            raise lm15.UnsupportedFeatureError("the local engine has no native tool calls")
+            raise lm15.UnsupportedFeatureError("a Cuecard target has no native tool calls")
         for name in UNSUPPORTED:
             if getattr(request.config, name) is not None:
-                raise lm15.UnsupportedFeatureError(f"the local engine has no {name}")
+                raise lm15.UnsupportedFeatureError(f"a Cuecard target has no {name}")
         text = self._text(request, bool(extra.pop("raw", False)), str(extra.pop("prefill", "")))
         grammar = extra.pop("grammar", None) or _grammar(request.config.response_format)
         tokenizer = self.engine.tokenizer
@@ -158,7 +158,7 @@ def _text_of(parts: Any) -> str:
     texts = []
     for part in parts:
         if not isinstance(part, lm15.TextPart):
-            raise lm15.UnsupportedFeatureError(f"the local engine takes text only, not {type(part).__name__}")
+            raise lm15.UnsupportedFeatureError(f"a Cuecard target takes text only, not {type(part).__name__}")
         texts.append(part.text)
     return "".join(texts)
 

@@ -12,6 +12,7 @@ from typing import Any
 import dspy
 
 from ..errors import InputError
+from .address import is_address
 from .batches import ENGINE_VERSION as PLAIN_VERSION
 from .engine import Description, Engine
 from .identity import identity
@@ -52,16 +53,28 @@ def target(
 ) -> Target:
     """Open a target: find the model, load it, and hash what it is.
 
-    reference: a name (`smollm2-135m`), a folder of safetensors, a `.gguf` file or a hub id; device: `auto`, `cpu`,
-    `cuda`, `mps`; dtype: `auto`, `bfloat16`, `float16`, `float32`. Raises `InputError` for a model or device that is
-    not there.
+    reference: a name (`smollm2-135m`), a folder of safetensors, a `.gguf` file, a hub id, or the address of a model
+    server (`http://localhost:8000`; `server_target` takes more about one); device: `auto`, `cpu`, `cuda`, `mps`; dtype:
+    `auto`, `bfloat16`, `float16`, `float32`. Raises `InputError` for a model or device that is not there.
 
     >>> import dspy, cuecard
     >>> dspy.configure(lm=cuecard.target("smollm2-135m").lm)
     """
+    if is_address(reference):
+        from .server import server_target
+
+        check_server_options(device, dtype)
+        return server_target(str(reference))
     source = find(reference, cache=cache, progress=progress)
     loaded = load(source, device=device, dtype=dtype)
     return from_loaded(loaded, cache=Path(cache) if cache is not None else None)
+
+
+def check_server_options(device: str | None, dtype: str | None) -> None:
+    """Raise `InputError` for what a model held in process is told, and a server has decided itself."""
+    for name, given in (("device", device), ("dtype", dtype)):
+        if given not in (None, "auto"):
+            raise InputError(f"found the {name} {given!r} for a model server", hint=f"The server has its own {name}.")
 
 
 def from_loaded(loaded: LoadedModel, *, cache: Path | None = None) -> Target:

@@ -127,14 +127,16 @@ def readouts_for(
     calibrations: Sequence[str] | None = None,
     *,
     copied: bool = False,
+    scores: bool = True,
 ) -> tuple[str, ...]:
     """The read-outs that a signature allows, of those wanted (None: all).
 
     `span` is there where the examples' text outputs are `copied` from an input, `constrained` where a type can be
     constrained, `choice` where an output has a finite set of values, and with it the calibrations: `choice` alone is
-    the calibration `none`. Where nothing wanted applies, `text` is left.
+    the calibration `none`; without `scores` the target cannot score a text, and there is no `choice`. Where nothing
+    wanted applies, `text` is left.
     """
-    has_choices = any(choices(output.annotation) for output in signature.output_fields.values())
+    has_choices = scores and any(choices(output.annotation) for output in signature.output_fields.values())
     types = field_types(signature)
     typed = any(types[name] is not str for name in signature.output_fields)
     text_inputs = all(given.annotation is str for given in signature.input_fields.values())

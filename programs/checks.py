@@ -8,24 +8,30 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import dspy
 
 from ..errors import InputError, nearest
 from ..files import nearest_file
+from ..models.address import is_address, shown
 from ..signatures import check_value, choices, field_types, signature
 from ..signatures.types import shape
 from .formats.registry import format_named
 from .plan import Plan
 from .problems import KeyProblems, Keys
-from .schema import Learned, PredictorSpec, Spec
+from .schema import LOCAL_KEYS, SERVER_KEYS, Learned, ModelSpec, PredictorSpec, Spec
 from .spans import sources_of
 
 NODE_KEYS = ("module", "fields", "instructions", "format", "readout", "decoding", "demos", "nearest")
 
 
 def check_form(spec: Spec, problems: KeyProblems) -> None:
-    """A spec holds one program: `nodes`, one `signature`, or the `predictors` of a Python program."""
+    """A spec holds one program: `nodes`, one `signature`, or the `predictors` of a Python program. Its model is one
+    held in process, or one on a server.
+    """
+    if spec.model is not None:
+        _check_model(spec.model, problems)
     given = [key for key in ("nodes", "signature") if getattr(spec, key) is not None or (key,) in problems.dropped]
     if not given and spec.predictors is None and ("predictors",) not in problems.dropped:
         problems.at((), "the program is missing", expected="'nodes', or 'signature' for a program of one step")
@@ -36,6 +42,35 @@ def check_form(spec: Spec, problems: KeyProblems) -> None:
             problems.at(("nodes",), "the program has no nodes", expected="at least one")
         for key in [key for key in NODE_KEYS if key in spec.model_fields_set]:
             problems.at((key,), "this key belongs inside a node", hint=f"Move it to nodes.NAME.{key}.")
+
+
+def _check_model(model: ModelSpec, problems: KeyProblems) -> None:
+    """The keys of `model` belong together. Nobody is asked whether there is such a model, or such a server."""
+
+    def given(key: str) -> bool:
+        return getattr(model, key) is not None or ("model", key) in problems.dropped
+
+    if not given("server"):
+        if not given("id"):
+            problems.at(("model",), "the key 'id' is missing", expected="it, or 'server'")
+        for key in filter(given, SERVER_KEYS):
+            problems.at(("model", key), f"found {key!r} without 'server'", expected="server: http://HOST:PORT")
+        if model.id is not None and is_address(model.id):
+            problems.at(("model", "id"), "found an address", expected=f"server: {shown(model.id)}")
+        return
+    for key in filter(given, LOCAL_KEYS):
+        problems.at(("model", key), f"found {key!r} beside 'server'", hint=f"The server has its own {key}.")
+    if model.server is not None and not _is_server(model.server):
+        hint = None if "://" in model.server else f"Write http://{model.server}"
+        message = f"found {shown(model.server)!r}"
+        problems.at(("model", "server"), message, expected="http://HOST:PORT or https://HOST", hint=hint)
+
+
+def _is_server(address: str) -> bool:
+    try:
+        return is_address(address) and bool(urlsplit(address).hostname) and (urlsplit(address).port or 1) > 0
+    except ValueError:  # a port that is no number
+        return False
 
 
 def check_learned(

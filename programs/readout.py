@@ -28,6 +28,7 @@ from ..models.gather import Gatherer
 from ..seeds import derive_seed
 from ..signatures import choice_value, choices
 from .formats.base import Format, Values
+from .formats.fields import kind as type_in
 from .prompt import Prompt, render
 from .spans import is_text, sources_of, span_grammar
 from .state import PredictorState
@@ -76,8 +77,8 @@ class Call:
     predictor: int = 0
 
     def type_of(self, field: str) -> Any:
-        """The type of an output field."""
-        return self.signature.output_fields[field].annotation
+        """The type of an output field, its constraints included."""
+        return type_in(self.signature, field)
 
     def prompt(self, opening: str, room: int) -> Prompt:
         """The prompt with `opening` as the start of the answer."""

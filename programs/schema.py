@@ -20,6 +20,7 @@ from pydantic import (
     model_serializer,
 )
 
+from ..models.address import is_address
 from ..models.engine import Decoding
 from .problems import Keys
 from .ranges import Count, NotNegative, Number, Positive, PositiveNumber, PositiveShare, Share, Span, Whole
@@ -73,17 +74,49 @@ class InputSpec(Strict):
 
 
 class ModelSpec(Strict):
-    """The target. `id` is a name, a path or a hub id; `options` are decoding defaults for every node."""
+    """The target. `id` is a name, a path or a hub id; `options` are decoding defaults for every node.
 
-    id: str
+    With `server`, an address, the target is the model that is served there, `id` its name on the server (needed where
+    it serves several), and the other keys are what `server_target` takes.
+    """
+
+    id: str | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] | None = None
     device: str | None = None
     options: Decoding | None = None
+    server: str | None = Field(None, description="http://HOST:PORT of a model server.")
+    dialect: Literal["auto", "vllm", "sglang", "llamacpp", "ollama", "openai"] | None = None
+    tokenizer: str | None = Field(None, description="A folder or hub id of the served model's tokenizer.")
+    api_key_env: str | None = Field(None, description="The NAME of the environment variable that holds the key.")
+    concurrency: Positive | None = None
+    timeout: PositiveNumber | None = None
+    tries: Positive | None = None
+    context_window: Annotated[int, Field(strict=True, ge=2)] | None = None
+    grammars: Literal["auto", "llguidance", "gbnf", "schema", "none"] | None = None
+    unseeded: Annotated[bool, Field(strict=True)] | None = None
+
+    @property
+    def server_options(self) -> dict[str, Any]:
+        """What of `SERVER_KEYS` is given."""
+        found = {key: getattr(self, key) for key in SERVER_KEYS}
+        return {key: value for key, value in found.items() if value is not None}
 
     @model_serializer(mode="wrap")
     def _short(self, handler: SerializerFunctionWrapHandler) -> Any:
         data = handler(self)
-        return self.id if {key for key, value in data.items() if value is not None} == {"id"} else data
+        given = {key for key, value in data.items() if value is not None}
+        return data[next(iter(given))] if given in ({"id"}, {"server"}) else data
+
+
+LOCAL_KEYS = ("dtype", "device")
+SERVER_KEYS = (
+    "dialect", "tokenizer", "api_key_env", "concurrency", "timeout", "tries", "context_window", "grammars", "unseeded",
+)  # fmt: skip
+
+
+def _model_form(value: Any) -> Any:
+    """The short forms of `model`: an address, or an id."""
+    return {"server": value} if isinstance(value, str) and is_address(value) else short_form("id")(value)
 
 
 class DataSpec(Strict):
@@ -237,7 +270,7 @@ class Spec(Learned):
 
     name: Annotated[str, Field(pattern=r"^\w[\w.-]*$", description="Default: the file's name.")] = "program"
     description: str | None = None
-    model: Annotated[ModelSpec, BeforeValidator(short_form("id"), json_schema_input_type=str | ModelSpec)] | None = None
+    model: Annotated[ModelSpec, BeforeValidator(_model_form, json_schema_input_type=str | ModelSpec)] | None = None
     inputs: (
         dict[str, Annotated[InputSpec, BeforeValidator(short_form("type"), json_schema_input_type=str | InputSpec)]]
         | None

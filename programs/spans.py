@@ -16,6 +16,7 @@ from typing import Any
 import dspy
 
 from ..errors import InputError
+from ..signatures import field_types
 from ..signatures.types import shape
 from .formats.base import Format
 from .formats.grammars import quote
@@ -75,7 +76,8 @@ def copied_from(signature: type[dspy.Signature], examples: Sequence[Mapping[str,
 
     Every text output must be found in one input, the same for nearly all examples (`COPIED`), and not be all of it.
     """
-    outputs = [name for name, output in signature.output_fields.items() if is_text(output.annotation)]
+    types = field_types(signature)
+    outputs = [name for name in signature.output_fields if is_text(types[name])]
     found = []
     for output in outputs:
         pairs = [(str(example[output]).strip(), example) for example in examples if example.get(output)]

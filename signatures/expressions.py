@@ -59,7 +59,10 @@ EXAMPLES = {
     "Annotated": "Annotated[int, Field(ge=0, le=10)]",
 }
 QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
-EXPECTED = "str, bool, int, float, date, datetime, time, Any, Literal[...], list[...], dict[str, ...] or Optional[...]"
+EXPECTED = (
+    "str, bool, int, float, Decimal, date, datetime, time, UUID, Any, Literal[...], list[...], dict[str, ...], "
+    "Optional[...] or Annotated[...]"
+)
 
 
 def parse_type(text: str, types: Mapping[str, Any], where: Where) -> Any:

@@ -135,15 +135,22 @@ def _model(spec: Spec) -> str:
         from ...models.catalogue import DEFAULT_MODEL
 
         return f"{DEFAULT_MODEL} (the default)"
+    if spec.model.server is not None:
+        from ...models.address import shown
+
+        named = f"{spec.model.id} " if spec.model.id is not None else ""
+        return f"{named}on the server {shown(spec.model.server)}, which was not asked"
     given = {key: getattr(spec.model, key) for key in ("dtype", "device")}
-    return ", ".join([spec.model.id, *(str(value) for value in given.values() if value)])
+    return ", ".join([str(spec.model.id), *(str(value) for value in given.values() if value)])
 
 
 def _model_warnings(spec: Spec) -> list[str]:
     from ...models.catalogue import CATALOGUE, DEFAULT_MODEL
     from ...models.pull import pulled
 
-    name = spec.model.id if spec.model is not None else DEFAULT_MODEL
+    name = (spec.model.id if spec.model is not None else None) or DEFAULT_MODEL
+    if spec.model is not None and spec.model.server is not None:
+        return []
     if name not in CATALOGUE or (spec.folder / name).exists() or pulled(name) is not None:
         return []
     return [f"the model {name!r} is not on this machine; run: cuecard models pull {name}"]

@@ -28,7 +28,8 @@ ModelName = Annotated[
     typer.Option(
         "--model",
         metavar="NAME",
-        help="Use this model: a name, a folder of safetensors, a .gguf file or a hub id. Default: the program's own.",
+        help="Use this model: a name, a folder of safetensors, a .gguf file, a hub id, or a server's address "
+        "(http://HOST:PORT). Default: the program's own.",
     ),
 ]
 DeviceName = Annotated[

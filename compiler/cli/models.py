@@ -53,7 +53,11 @@ app = typer.Typer(rich_markup_mode=None, invoke_without_command=True)
 
 Name = Annotated[
     str,
-    typer.Argument(metavar="NAME", show_default=False, help="A name, a folder of safetensors, a .gguf or a hub id."),
+    typer.Argument(
+        metavar="NAME",
+        show_default=False,
+        help="A name, a folder of safetensors, a .gguf, a hub id or a server's address.",
+    ),
 ]
 Device = Annotated[str, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:1 or mps.")]
 Dtype = Annotated[str, typer.Option("--dtype", metavar="DTYPE", help="auto, bfloat16, float16 or float32.")]
@@ -98,7 +102,14 @@ def pull_model(name: Annotated[str, typer.Argument(metavar="NAME", show_default=
 
 @app.command("info", short_help="Say what a model is and needs.", epilog=INFO_EXAMPLE)
 def model_info(name: Name, device: Device = "auto", dtype: Dtype = "auto") -> int:
-    """Say what a model is and what it needs on this machine, without reading its weights into memory."""
+    """Say what a model is and what it needs on this machine, without reading its weights into memory.
+
+    A server, http://HOST:PORT, is asked what it serves.
+    """
+    from ...models.address import is_address
+
+    if is_address(name):
+        return _server_info(name, device, dtype)
     from ...models.loading import find
     from .weightless import model_facts
 
@@ -118,6 +129,27 @@ def model_info(name: Name, device: Device = "auto", dtype: Dtype = "auto") -> in
         ("KV cache", whole if cache else "none: its state does not grow"),
         ("identity", facts.identity),
         *([("note", facts.notice)] if facts.notice else []),
+    ]
+    for line in columns(rows):
+        say(line)
+    return 0
+
+
+def _server_info(address: str, device: str, dtype: str) -> int:
+    from ...models.address import shown
+    from ...models.target import target
+
+    with working(f"asking {shown(address)}"):
+        opened = target(address, device=device, dtype=dtype)
+    about = opened.description
+    rows = [
+        ("name", about.name),
+        *about.extra.items(),
+        ("parameters", f"{about.parameters:,}" if about.parameters else "unknown"),
+        ("context window", f"{about.context_window:,} tokens"),
+        ("dtype", about.dtype),
+        ("scores texts", "yes" if getattr(opened.engine, "can_score", True) else "no: no read-out `choice`"),
+        ("identity", about.identity),
     ]
     for line in columns(rows):
         say(line)

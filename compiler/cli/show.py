@@ -10,13 +10,13 @@ import typer
 from ...errors import InputError, nearest
 from .common import WITH_INPUTS, AllowOutside, ModelName, ProgramWord, own_options
 from .progress import working
-from .screen import columns, console, counted, say
+from .screen import columns, console, counted, note, say
 from .summary import decoding_text, readout_text
 
 if TYPE_CHECKING:
     from ...programs.predictor import Predictor
     from ...programs.prompt import Prompt
-    from ...programs.schema import Spec
+    from ...programs.schema import ModelSpec, Spec
     from .weightless import TokenizerEngine
 
 SETTINGS = WITH_INPUTS
@@ -37,6 +37,7 @@ Example:
 """
 
 RULE = "-" * 10
+ANY_WINDOW = 2**30  # tokens; no prompt is longer
 PredictorName = Annotated[
     str | None, typer.Option("--predictor", metavar="NAME", help="Only this predictor. Default: all.")
 ]
@@ -54,7 +55,8 @@ def show(
     """Show each predictor's whole prompt, its tokens counted, with read-out, calibration and decoding settings.
 
     The inputs are those given as --NAME VALUE, or the first example of the spec's data; what neither gives, such as
-    what another node writes, stands as {NAME}. The model's weights are not read.
+    what another node writes, stands as {NAME}. The model's weights are not read, and a server is only asked if its
+    address is given with --model.
     """
     from ...programs.graph import build
     from ...programs.spec import load_spec
@@ -100,17 +102,49 @@ def _python_predictors(spec: Spec) -> dict[str, Predictor]:
 
 
 def _all_inputs(predictors: Mapping[str, Predictor]) -> dict[str, Any]:
-    fields = [part.signature.input_fields for part in predictors.values()]
-    return {name: field.annotation for each in fields for name, field in each.items()}
+    from ...signatures import field_types
+
+    signatures = [part.signature for part in predictors.values()]
+    return {name: field_types(each)[name] for each in signatures for name in each.input_fields}
 
 
 def _engine(spec: Spec, model: str | None) -> TokenizerEngine:
     from ...models.loading import find
-    from ..from_spec import spec_model
+    from ..from_spec import spec_model, spec_server
     from .weightless import tokenizer_engine
 
     with working("opening the tokenizer") as progress:
+        served = spec_server(spec, model)
+        if served is not None:
+            return _served(spec, served, model)
         return tokenizer_engine(find(model or spec_model(spec), progress=progress))
+
+
+def _served(spec: Spec, served: ModelSpec, address: str | None) -> TokenizerEngine:
+    """The tokenizer of a served model: the server's at `address`, else the one that the spec names."""
+    from ...models.address import shown
+    from ...models.server.tokenizer import open_tokenizer
+    from ..from_spec import beside, spec_target
+    from .weightless import TokenizerEngine
+
+    if address is not None:
+        engine: Any = spec_target(spec, address).engine
+        tokenizer = engine.tokenizer
+        return TokenizerEngine(engine.name, tokenizer, engine.context_window, start=tokenizer.text(tokenizer.start()))
+    if served.tokenizer is None:
+        raise InputError(
+            "the prompts cannot be shown without the served model's tokenizer",
+            path=spec.path,
+            line=spec.line("model"),
+            field="model.tokenizer",
+            expected="a folder or hub id",
+            hint="Or let the server be asked: --model http://HOST:PORT.",
+        )
+    if served.context_window is None:
+        note("note: the server was not asked for its context window; all demos are shown")
+    local = open_tokenizer(beside(spec, served.tokenizer))
+    window = served.context_window or ANY_WINDOW
+    return TokenizerEngine(served.id or shown(str(served.server)), local, window, start=local.text(local.start()))
 
 
 def _show(name: str, predictor: Predictor, inputs: Mapping[str, Any], engine: TokenizerEngine, *, tokens: bool) -> None:

@@ -13,6 +13,7 @@ from pydantic.fields import FieldInfo
 from ...errors import ReadError
 from ...signatures import describe
 from ...signatures import write as write_value
+from ...signatures.constraints import whole_type
 from ...signatures.types import shape
 
 if TYPE_CHECKING:
@@ -33,8 +34,8 @@ def labels(signature: Signature) -> dict[str, str]:
 
 
 def kind(signature: Signature, name: str) -> Any:
-    """The type that field `name` was declared with."""
-    return signature.fields[name].annotation
+    """The type that field `name` was declared with, the constraints of its declaration (`ge=0`) as `Annotated`."""
+    return whole_type(signature.fields[name])
 
 
 def description(signature: Signature, name: str) -> str:
@@ -60,8 +61,14 @@ def one_line(type_: Any) -> bool:
 
 
 def is_text(type_: Any) -> bool:
-    """Whether a value of this type may be any text."""
+    """Whether a value of this type is text, or may be."""
     return shape(type_).kind in ("str", "any")
+
+
+def is_bounded(type_: Any) -> bool:
+    """Whether a value of this type is text with constraints: a length, a pattern."""
+    taken = shape(type_)
+    return taken.kind == "str" and taken.constrained
 
 
 def present(fields: Mapping[str, FieldInfo], values: Values) -> list[str]:
@@ -77,7 +84,7 @@ def show(signature: Signature, name: str, value: Any) -> str:
     """An input's value as text. A string stays as it is; a list given for a `str` is numbered, as DSPy does."""
     if isinstance(value, str):
         return value
-    if isinstance(value, list) and kind(signature, name) is str:
+    if isinstance(value, list) and signature.fields[name].annotation is str:
         return str(format_field_value(field_info=signature.fields[name], value=value))
     return write_value(value, kind(signature, name))
 

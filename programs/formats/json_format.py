@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Sequence
 from contextlib import suppress
+from decimal import Decimal
 from enum import Enum
 from typing import Any, ClassVar
 
@@ -22,6 +23,7 @@ from ...errors import ReadError
 from ...signatures import grammar as value_grammar
 from ...signatures import read as read_value
 from ...signatures import write as write_value
+from ...signatures.scalars import EXACT_DIGITS
 from .base import Format, Head, Signature, Values
 from .chat import conversation, user_turn
 from .fields import absent, found, instruction, is_text, kind, one_line, present, requirement, unfold
@@ -99,22 +101,32 @@ class Json(Format):
         answer = Answer()
         for here, name in enumerate(signature.output_fields):
             answer.literal(f"{'{' if here == 0 else ', '}{json.dumps(name)}: ")
-            answer.value(value_grammar(kind(signature, name), json=True))
+            answer.value(value_grammar(kind(signature, name), json=True, field=name))
         answer.literal("}")
         return str(answer)
 
 
 def _plain(value: Any, type_: Any) -> Any:
-    """The value as JSON's own kinds of data, from its text: an Enum's member is its value, a date a string."""
+    """The value as JSON's own kinds of data, from its text: an Enum's member is its value, a date a string.
+
+    A decimal is a number where a float holds it to its last digit, else a string.
+    """
     if isinstance(value, Enum):
         return value.value if isinstance(value.value, str | int | float) else value.name
     if isinstance(value, str):
         return value
     text = write_value(value, type_)
+    if isinstance(value, Decimal) and not _is_float(value):
+        return text
     try:
         return json.loads(text)
     except ValueError:
         return text
+
+
+def _is_float(value: Decimal) -> bool:
+    """Whether a float has all digits of `value`."""
+    return len(value.as_tuple().digits) <= EXACT_DIGITS and Decimal(repr(float(value))) == value
 
 
 def _key(name: str) -> str:

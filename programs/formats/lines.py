@@ -13,8 +13,8 @@ from ...signatures import grammar as value_grammar
 from ...signatures import read as read_value
 from ...signatures import write as write_value
 from .base import Format, Signature, Values
-from .fields import absent, is_text, kind, labels, one_line, present
-from .grammars import BLOCK_END, PARAGRAPH, TEXT, Answer
+from .fields import absent, is_bounded, is_text, kind, labels, one_line, present
+from .grammars import BLOCK_END, PARAGRAPH, SPACE_END, TEXT, Answer
 
 MISSING = "a line that starts with {label!r}"
 
@@ -128,12 +128,15 @@ class Lines(Format):
             if not self.bare(signature):
                 answer.literal(" ")
             following = f"\n{named[names[here + 1]]}:" if here + 1 < len(names) else ""
-            if is_text(type_) and following:
+            if is_bounded(type_):
+                ending = BLOCK_END if self.blocks and not following else SPACE_END
+                answer.bounded(type_, name, suffix=following, also=PARAGRAPH if self.blocks else "", ending=ending)
+            elif is_text(type_) and following:
                 answer.until(following, PARAGRAPH if self.blocks else TEXT)
             elif is_text(type_):
                 answer.value(f"/{PARAGRAPH}({BLOCK_END})?/" if self.blocks else f"/{TEXT}/")
             else:
-                answer.value(value_grammar(type_))
+                answer.value(value_grammar(type_, field=name))
                 answer.literal(following)
                 if self.blocks and not following and not _closed(type_):
                     answer.optional(BLOCK_END)

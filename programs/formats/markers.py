@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from types import NoneType
+from typing import Annotated, Any, ClassVar, get_args, get_origin
 
 import dspy
 from dspy.adapters.utils import annotation_allows_none, format_field_value
@@ -20,7 +21,7 @@ from ...signatures import choices
 from ...signatures import grammar as value_grammar
 from ...signatures import read as read_value
 from .base import Format, Head, Signature, Values
-from .fields import found, is_text, kind
+from .fields import found, is_bounded, is_text, kind
 from .grammars import ANY, Answer, quote
 
 END = "[[ ## completed ## ]]"
@@ -88,7 +89,10 @@ class Markers(Format):
         answer, names = Answer(), list(signature.output_fields)
         answer.literal(_marker(names[0]))
         for name, following in zip(names, [*map(_marker, names[1:]), f"{END}\n"], strict=True):
-            if is_text(kind(signature, name)):
+            type_ = kind(signature, name)
+            if is_bounded(type_):
+                answer.bounded(_not_none(type_), name, suffix=f"\n\n{following}")
+            elif is_text(type_):
                 answer.until(f"\n\n{following}", ANY)
             else:
                 answer.value(self._expression(signature, name))
@@ -101,7 +105,16 @@ class Markers(Format):
         values = [read_value(label, type_, field=name) for label in choices(type_) or ()]
         if values:
             return " | ".join(quote(self.write(signature, name, value)) for value in values)
-        return value_grammar(type_) + (' | "None"' if annotation_allows_none(type_) else "")
+        return value_grammar(type_, field=name) + (' | "None"' if annotation_allows_none(type_) else "")
+
+
+def _not_none(type_: Any) -> Any:
+    """An optional text's type without None, which DSPy reads as a text."""
+    if get_origin(type_) is Annotated:
+        inner, *metadata = get_args(type_)
+        return Annotated[_not_none(inner), *metadata]
+    members = [member for member in get_args(type_) if member is not NoneType]
+    return _not_none(members[0]) if members else type_
 
 
 def _marker(name: str) -> str:

@@ -19,7 +19,7 @@ from ...signatures import read as read_value
 from ...signatures import write as write_value
 from .base import Format, Head, Signature, Values
 from .chat import conversation
-from .fields import absent, instruction, is_text, kind, present, requirement, show, unfold
+from .fields import absent, instruction, is_bounded, is_text, kind, present, requirement, show, unfold
 from .grammars import ANY, Answer
 
 
@@ -85,10 +85,13 @@ class Xml(Format):
         answer = Answer()
         for here, name in enumerate(signature.output_fields):
             answer.literal(f"{'' if here == 0 else chr(10)}<{name}>")
-            if is_text(kind(signature, name)):
+            type_ = kind(signature, name)
+            if is_bounded(type_):
+                answer.bounded(type_, name, suffix=f"</{name}>")
+            elif is_text(type_):
                 answer.until(f"</{name}>", ANY)
             else:
-                answer.value(value_grammar(kind(signature, name)))
+                answer.value(value_grammar(type_, field=name))
                 answer.literal(f"</{name}>")
         return str(answer)
 

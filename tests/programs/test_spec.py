@@ -135,6 +135,32 @@ def test_short_forms_and_long_forms() -> None:
     assert (search.temperature, search.readouts, search.calibrations) == ((0.5, 0.5), ("text",), ("none", "batch"))
 
 
+@pytest.mark.parametrize(
+    ("model", "given"),
+    [
+        ("small", {"id": "small"}),
+        ("http://a:1/v1", {"server": "http://a:1/v1"}),
+        ("{server: http://a:1}", {"server": "http://a:1"}),
+        (
+            "{server: https://a, id: m, tokenizer: here, api_key_env: KEY, timeout: 3.5, unseeded: true}",
+            {
+                "server": "https://a",
+                "id": "m",
+                "tokenizer": "here",
+                "api_key_env": "KEY",
+                "timeout": 3.5,
+                "unseeded": True,
+            },
+        ),
+    ],
+)
+def test_a_model_in_process_or_on_a_server(model: str, given: dict[str, Any]) -> None:
+    spec = read(ONE + f"model: {model}\n")
+    assert spec.model is not None
+    assert {key: getattr(spec.model, key) for key in spec.model.model_fields_set} == given
+    assert read(dump_yaml(spec.to_data())).model == spec.model
+
+
 def test_warnings_are_not_errors() -> None:
     spec = read(two(('summary: "${summary.summary}"', 'summary: "none yet"')))
     assert spec.warnings == (
@@ -197,6 +223,38 @@ BAD = {
     ONE + "optimize: {search: {readouts: [text, chioce]}}\n": (
         "spec.yaml:2: optimize.search.readouts[1]: found 'chioce'; expected 'text', 'constrained', 'choice' or 'span' "
         "(did you mean 'choice'?)"
+    ),
+    # its model
+    ONE + "model: {device: cpu}\n": "spec.yaml:2: model: the key 'id' is missing; expected it, or 'server'",
+    ONE + "model: {sever: http://a}\n": (
+        "spec.yaml:2: model.sever: unknown key (did you mean 'server'?)\n"
+        "spec.yaml:2: model: the key 'id' is missing; expected it, or 'server'"
+    ),
+    ONE + "model:\n  server: http://a:1/v1\n  dtype: float32\n  device: cpu\n": (
+        "spec.yaml:4: model.dtype: found 'dtype' beside 'server'\n  The server has its own dtype.\n"
+        "spec.yaml:5: model.device: found 'device' beside 'server'\n  The server has its own device."
+    ),
+    ONE + "model:\n  id: a\n  dialect: vllm\n  unseeded: false\n": (
+        "spec.yaml:4: model.dialect: found 'dialect' without 'server'; expected server: http://HOST:PORT\n"
+        "spec.yaml:5: model.unseeded: found 'unseeded' without 'server'; expected server: http://HOST:PORT"
+    ),
+    ONE + "model: {server: 'localhost:8000'}\n": (
+        "spec.yaml:2: model.server: found 'localhost:8000'; expected http://HOST:PORT or https://HOST\n"
+        "  Write http://localhost:8000"
+    ),
+    ONE + "model: {server: 'http://me:secret@a:b'}\n": (
+        "spec.yaml:2: model.server: found 'http://a:b'; expected http://HOST:PORT or https://HOST"
+    ),
+    ONE + "model: {id: http://a:1}\n": "spec.yaml:2: model.id: found an address; expected server: http://a:1",
+    ONE + "model: {server: http://a, dialect: vlm, tries: 0, timeout: soon, context_window: 1}\n": (
+        "spec.yaml:2: model.dialect: found 'vlm'; expected 'auto', 'vllm', 'sglang', 'llamacpp', 'ollama' or 'openai' "
+        "(did you mean 'vllm'?)\n"
+        "spec.yaml:2: model.timeout: found 'soon'; expected a number\n"
+        "spec.yaml:2: model.tries: found 0; expected at least 1\n"
+        "spec.yaml:2: model.context_window: found 1; expected at least 2"
+    ),
+    ONE + "model: {server: 3, dialect: vllm}\n": (
+        "spec.yaml:2: model.server: found 3; expected text\n  Put it in quotes."
     ),
     two(('    signature: "ticket -> summary"\n', "    instructions: Sum up.\n")): (
         "spec.yaml:3: nodes.summary: the key 'signature' is missing"
