@@ -282,9 +282,10 @@ def field_types_of(program: Program) -> tuple[dict[str, Any], dict[str, Any], di
             hint="Give a list of dspy.Example(...).with_inputs(...).",
         )
     signature = next(iter(predictors.values())).signature
+    types = field_types(signature)
     return (
-        {name: field.annotation for name, field in signature.input_fields.items()},
-        {name: field.annotation for name, field in signature.output_fields.items() if name != "reasoning"},
+        {name: types[name] for name in signature.input_fields},
+        {name: types[name] for name in signature.output_fields if name != "reasoning"},
         {},
     )
 

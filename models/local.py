@@ -217,7 +217,7 @@ class LocalEngine:
         for indices, logits in self._prefill(tree, store, np.unique(flat_places)):
             mine = np.flatnonzero((flat_places >= indices[0]) & (flat_places <= indices[-1]))
             rows = np.searchsorted(indices, flat_places[mine])
-            normaliser = torch.cat([log_normaliser(part) for part in logits.split(LOGIT_ROWS)]).cpu()
+            normaliser = torch.cat([log_normaliser(part) for part in torch.split(logits, LOGIT_ROWS)]).cpu()
             where = torch.from_numpy(rows).to(logits.device), torch.from_numpy(flat_targets[mine]).to(logits.device)
             found[mine] = (logits[where].float().cpu() - normaliser[torch.from_numpy(rows)]).double().numpy()
         values = iter(found.tolist())

@@ -15,11 +15,11 @@ import os
 import psutil
 
 BUSY = 25.0  # percent of all cores that other processes use
+LOOKS, LOOK = 4, 0.05  # how often that is looked at, and for how many seconds: a machine is busy if it is every time
 SPINS = "10000"
-LOOK = 0.1  # seconds
 
 if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & set(os.environ):
-    if psutil.cpu_percent(interval=LOOK) > BUSY:
+    if all(psutil.cpu_percent(interval=LOOK) > BUSY for _ in range(LOOKS)):
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
     else:
         os.environ["GOMP_SPINCOUNT"] = SPINS
