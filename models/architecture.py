@@ -20,6 +20,7 @@ from torch import Tensor
 from ..errors import InputError, RunError
 from . import attention
 from .attention import KeyValues
+from .compute import in_compute
 from .prefill import chunks
 from .tree import build
 
@@ -59,6 +60,7 @@ def _rotary_windows(config: Any) -> list[int]:
     return [value["original_max_position_embeddings"] for value in by_kind if value.get("rope_type") == "longrope"]
 
 
+@in_compute
 @torch.inference_mode()
 def prepare(model: Any, name: str) -> None:
     """Give `model` (transformers, in evaluation mode) the tree's attention, and see that it still computes the same.

@@ -20,6 +20,7 @@ from torch import Tensor
 from ..errors import InputError, RunError
 from .batch_limits import out_of_memory
 from .batch_rows import Batch, Tokens
+from .compute import in_compute
 
 TRIAL = (3, 7, 7)  # tokens of the prompts that a model is tried on,
 TRIAL_STEPS = 2  # and of what comes after each
@@ -52,6 +53,7 @@ class Trial(Generic[Opened]):
     predict: Callable[[Opened, Sequence[int], Sequence[Tokens]], Iterator[Tensor]]
     alone: Callable[[Tokens, Tokens], Tensor]
 
+    @in_compute
     @torch.inference_mode()
     def run(self) -> Abilities:
         """Find out what the model can do. Raises `InputError` for one that can't be run, and `RunError` when memory

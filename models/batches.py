@@ -20,6 +20,7 @@ from ..errors import InputError
 from .batch_limits import BatchLimits, batch_limits, out_of_memory, release
 from .batch_rows import Batch, Draw, Path, Row, Task, Tokens, joined, repeats, score_paths
 from .batch_trial import Abilities, Trial
+from .compute import in_compute
 from .constraints import Constraints
 from .engine import Failure, GenerateRequest, Generation, Ledger, Sample, ScoreRequest, Scores, Tokenizer
 from .sampling import Sampler, log_normaliser
@@ -105,6 +106,7 @@ class BatchEngine(ABC, Generic[Opened]):
         """One line for people: what this engine does not do."""
         return notice_text(self._name, self._why)
 
+    @in_compute
     @torch.inference_mode()
     def score(self, requests: Sequence[ScoreRequest]) -> list[Scores | Failure]:
         """See `Engine.score`. Continuations of a prompt of which one begins as another are read from one text."""
@@ -130,6 +132,7 @@ class BatchEngine(ABC, Generic[Opened]):
         self._ledger.seconds += time.perf_counter() - began
         return [failure or answer(request) for request, failure in zip(requests, refused, strict=True)]
 
+    @in_compute
     @torch.inference_mode()
     def generate(self, requests: Sequence[GenerateRequest]) -> list[Generation | Failure]:
         """See `Engine.generate`. Equal requests are computed once."""

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from .compute import in_compute
 
 # Raised by one whenever what `convert` writes for a given file changes, so that older conversions are made again.
 CONVERSION = 1
@@ -30,6 +31,7 @@ _END_TOKENS = frozenset(
 )
 
 
+@in_compute
 def convert(gguf: Path, folder: Path) -> None:
     """Write the model in `gguf` to `folder` (which exists) as safetensors, with its tokenizer and chat template.
 

@@ -50,8 +50,7 @@ class Gatherer:
         self._strays: list[_Call] = []
         self._busy = False
         self._local = threading.local()
-        # The engine always runs in this one thread: for each thread that calls them, OpenMP keeps a pool of workers and
-        # the allocator an arena, and a batch would otherwise be computed by whichever caller comes last.
+        # An engine that is no torch model is always called in this one thread, and not by whichever caller comes last.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="cuecard-engine")
 
     def __deepcopy__(self, memo: object) -> Gatherer:

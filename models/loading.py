@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from ..errors import InputError, RunError, nearest
 from .catalogue import CATALOGUE, cache_home
+from .compute import compute
 from .convert import convert, quiet
 from .devices import choose_device, choose_dtype
 from .identity import file_sha256
@@ -117,7 +118,7 @@ def load(source: ModelSource, *, device: str = "auto", dtype: str = "auto") -> L
     chosen_dtype = choose_dtype(dtype, chosen_device)
     tokenizer = load_tokenizer(source)
     with quiet(), _untied(), _told(source, "the model"):
-        model = _weights(source, chosen_device, chosen_dtype)
+        model = compute(_weights, source, chosen_device, chosen_dtype)
     model.requires_grad_(False)
     return LoadedModel(model.eval(), tokenizer, model.config, chosen_device, chosen_dtype, source)
 

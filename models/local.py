@@ -17,6 +17,7 @@ from torch import Tensor
 from ..errors import InputError
 from .architecture import context_window, prepare
 from .attention import KeyValues, Plan
+from .compute import in_compute
 from .constraints import Constraints
 from .decode import DecodePlan, Row
 from .engine import Failure, GenerateRequest, Generation, Ledger, ScoreRequest, Scores, Tokenizer
@@ -92,6 +93,7 @@ class LocalEngine:
         """The transformers model."""
         return self._model
 
+    @in_compute
     @torch.inference_mode()
     def score(self, requests: Sequence[ScoreRequest]) -> list[Scores | Failure]:
         """See `Engine.score`. All continuations of a request share its prompt, and each other's common prefixes."""
@@ -118,6 +120,7 @@ class LocalEngine:
         self._ledger.seconds += time.perf_counter() - began
         return [result for result in results if result is not None]
 
+    @in_compute
     @torch.inference_mode()
     def generate(self, requests: Sequence[GenerateRequest]) -> list[Generation | Failure]:
         """See `Engine.generate`."""
