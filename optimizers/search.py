@@ -165,7 +165,8 @@ class Search:
             for twin in twins:
                 strategy.observe(twin, seen[self._key_of(twin)], best=False)
             calls, seconds = (now - then for now, then in zip(self._spent(), before, strict=True))
-            pace = calls / self._most_calls(len(racers)), seconds / self._most_calls(len(racers))
+            ratio = max(1.0, calls / self._most_calls(len(racers)))  # more than one where there are calibrations
+            pace = ratio, ratio * seconds / calls
             number, generation = number + len(racers), generation + 1
         return self._confirm(baseline, best, complete, number, stopped_by)
 
@@ -181,8 +182,8 @@ class Search:
     def _next_width(self, generation: int, trials: int, pace: tuple[float, float], best: Trial) -> tuple[int, str]:
         """How many candidates race next, and, when it is none, what stopped the search.
 
-        pace: metric calls and seconds of the last generation, per run that it might have made at most. The last
-        generations are as narrow as the rest of the budget asks for.
+        pace: metric calls and seconds that the last generation took for each run which nobody's losing would have
+        spared it. The last generations are as narrow as the rest of the budget asks for.
         """
         if generation < len(self.schedule):
             return self.schedule[generation], ""
