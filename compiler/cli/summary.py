@@ -77,10 +77,10 @@ def _counts(verdict: PairedResult) -> str:
 def chosen_text(state: PredictorState) -> str:
     """A predictor's format, demos and read-out in one line."""
     format_ = state.format if isinstance(state.format, str) else str(state.format.get("name"))
-    near = (
-        f" and the {counted(state.nearest.count, 'nearest one')} of {len(state.nearest.pool)}" if state.nearest else ""
-    )
-    return f"format {format_}, {counted(len(state.demos), 'demo')}{near}, {readout_text(state)}"
+    near = f"the {state.nearest.count} nearest of {len(state.nearest.pool)}" if state.nearest else ""
+    fixed = counted(len(state.demos), "demo") if state.demos or not near else ""
+    shown = f"{fixed} and {near}" if fixed and near else fixed or f"{near} demos"
+    return f"format {format_}, {shown}, {readout_text(state)}"
 
 
 def readout_text(state: PredictorState) -> str:

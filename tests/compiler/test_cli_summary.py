@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from fakes import WordLearner, fake_target, tickets
 
-from cuecard.compiler.cli.summary import decoding_text, readout_text, summary
+from cuecard.compiler.cli.summary import chosen_text, decoding_text, readout_text, summary
 from cuecard.compiler.from_spec import compile_spec
 from cuecard.compiler.pipeline import Compilation
 from cuecard.metrics import PairedResult
 from cuecard.models.engine import Decoding
-from cuecard.programs.state import Calibration, PredictorState, ReadOut
+from cuecard.programs.state import Calibration, NearestDemos, PredictorState, ReadOut
 
 from .cli_cases import write_rows
 
@@ -66,7 +66,7 @@ def test_a_winner(compilation: Compilation) -> None:
         f"the best of {compilation.result.trials - 1} candidates."
     )
     state = compilation.candidate.states["main"]
-    assert lines[9] == f"main  format completion, {len(state.demos)} demos, {readout_text(state)}"
+    assert lines[9] == f"main  {chosen_text(state)}"
     instruction = next(line for line in lines if line.startswith('      "'))
     assert instruction.startswith('      "Route the ticket to the queue') and instruction.endswith('..."')
     assert re.fullmatch(r"\d+ metric calls in \d+ trials, 0:00 in all", lines[-2])
@@ -102,3 +102,14 @@ def test_settings_in_words() -> None:
     assert decoding_text(PredictorState()) == ""
     settings = Decoding(max_tokens=9, temperature=0.3, top_k=5)
     assert decoding_text(PredictorState(decoding=settings)) == "max_tokens 9, temperature 0.3, top_k 5"
+
+
+@pytest.mark.parametrize(
+    ("demos", "nearest", "shown"),
+    [(0, 0, "0 demos"), (1, 0, "1 demo"), (8, 2, "8 demos and the 2 nearest of 3"), (0, 2, "the 2 nearest of 3 demos")],
+)
+def test_fixed_demos_and_near_ones(demos: int, nearest: int, shown: str) -> None:
+    demo = {"ticket": "t", "queue": "billing"}
+    near = NearestDemos(count=nearest, pool=(demo,) * 3) if nearest else None
+    state = PredictorState(format="json", demos=(demo,) * demos, nearest=near)
+    assert chosen_text(state) == f"format json, {shown}, free text"

@@ -125,7 +125,13 @@ def test_settings_that_are_not_searched_stay_the_users() -> None:
 def test_one_value_is_no_dimension_but_stands_in_the_point() -> None:
     part = space(instructions=("only",), formats=("json",), readouts=("text",), demo_counts=(0,), ranges={})
     drawn = Drawn(0)
-    assert dimensions(part.suggest(drawn)) == {"instruction": 0, "demos": 0, "nearest": 0, "format": "json", "readout": "text"}
+    assert dimensions(part.suggest(drawn)) == {
+        "instruction": 0,
+        "demos": 0,
+        "nearest": 0,
+        "format": "json",
+        "readout": "text",
+    }
     assert drawn.asked == []
 
 
