@@ -40,6 +40,9 @@ class Neighbours:
         )
         self._vectors = sparse.vstack([self._vector(terms) for terms in counts]) if counts else None
 
+    def __deepcopy__(self, memo: object) -> Neighbours:
+        return self  # it never changes, and programs are copied for every candidate
+
     def nearest(self, inputs: Mapping[str, Any], count: int) -> list[Demo]:
         """The `count` demos nearest to `inputs`, the nearest last, where the model looks first.
 

@@ -63,7 +63,8 @@ class Predictor(dspy.Predict):
             self.signature = self.signature.with_instructions(state.instructions)
         self.demos = [dict(demo) for demo in state.demos]
         self.nearest: NearestDemos | None = state.nearest
-        self._neighbours: Neighbours | None = None
+        # Built here and not at the first call: calls come from many threads at once, and each would build its own.
+        self._neighbours = Neighbours(self.signature, state.nearest.pool) if state.nearest else None
         self._format_choice = state.format
         self.format: Format = format_named(state.format)
         self.readout: ReadOut = state.readout
@@ -75,7 +76,7 @@ class Predictor(dspy.Predict):
         lm, config, signature, demos, inputs = self._forward_preprocess(**kwargs)
         if asked.get("temperature") is None and self.decoding.temperature > DRAWN_ABOVE:
             config.pop("temperature", None)  # DSPy's own, for several samples: it does not know the learned one
-        demos = self._shown(signature, demos, inputs)
+        demos = self._shown(demos, inputs)
         bridge = bridge_of(lm)
         if bridge is None:
             completions = self._elsewhere(lm, config, signature, demos, inputs)
@@ -98,7 +99,7 @@ class Predictor(dspy.Predict):
         bridge = bridge_of(lm)
         if bridge is None:
             raise InputError("a prompt's tokens can only be shown for a Cuecard target", hint="Pass lm=target.lm.")
-        demos = self._shown(self.signature, self.demos, inputs)
+        demos = self._shown(self.demos, inputs)
         return first_prompt(Call(bridge.gatherer, self.format, self.signature, demos, inputs, self.state))
 
     def dump_state(self, json_mode: bool = True) -> dict[str, Any]:
@@ -122,15 +123,11 @@ class Predictor(dspy.Predict):
         self.state = PredictorState.model_validate({**self.state.model_dump(), **ours})
         return self
 
-    def _shown(
-        self, signature: type[dspy.Signature], demos: Sequence[Any], inputs: Mapping[str, Any]
-    ) -> tuple[dict[str, Any], ...]:
+    def _shown(self, demos: Sequence[Any], inputs: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
         """The demos that a call shows: the fixed ones, and those nearest to its inputs."""
         shown = tuple(map(dict, demos))
-        if self.nearest is None:
+        if self.nearest is None or self._neighbours is None:
             return shown
-        if self._neighbours is None:
-            self._neighbours = Neighbours(signature, self.nearest.pool)
         return shown + tuple(map(dict, self._neighbours.nearest(inputs, self.nearest.count)))
 
     def _decoding(self, config: dict[str, Any]) -> Decoding:
