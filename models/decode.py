@@ -153,22 +153,26 @@ class DecodePlan:
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         """See `attention.Plan.attend`; T is the number of rows."""
-        merge = Merge(
-            query.new_empty(query.shape, dtype=torch.float32), query.new_empty(query.shape[:2], dtype=torch.float32)
-        )
-        for cache in self._caches:
-            if len(self._caches) == 1:
-                out, lse = cache.attend(layer, query, key, value, scale)
-                merge = Merge(out.float().contiguous(), lse.contiguous())
-            else:
-                mine = cache.places.to(query.device)
-                out, lse = cache.attend(layer, query[:, mine], key[:, mine], value[:, mine], scale)
-                merge.output[:, mine], merge.lse[:, mine] = out.float(), lse
+        merge = self._own(layer, query, key, value, scale)
         shared_keys, shared_values = self.store.layers[layer]
         for low, high, first, last in self.shared:
             part = slice(low, high)
             merge.add(first, last, *dense(query[:, first:last], shared_keys[:, part], shared_values[:, part], scale))
         return merge.output.to(query.dtype)
+
+    def _own(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Merge:
+        """The part of the attention that is each sample's own."""
+        if len(self._caches) == 1:
+            out, lse = self._caches[0].attend(layer, query, key, value, scale)
+            return Merge(out.float().contiguous(), lse.contiguous())
+        merge = Merge(
+            query.new_empty(query.shape, dtype=torch.float32), query.new_empty(query.shape[:2], dtype=torch.float32)
+        )
+        for cache in self._caches:
+            mine = cache.places.to(query.device)
+            out, lse = cache.attend(layer, query[:, mine], key[:, mine], value[:, mine], scale)
+            merge.output[:, mine], merge.lse[:, mine] = out.float(), lse
+        return merge
 
     def keep(self, rows: list[int]) -> None:
         """Drop all rows but these (ascending)."""

@@ -78,6 +78,7 @@ class _Racer:
     number: int
     proposal: Proposal
     candidate: Candidate
+    key: str
     measurements: tuple[Measurement, ...] = ()
     unread: int = 0
     gap: float = 0.0
@@ -159,11 +160,11 @@ class Search:
                         trial = replace(trial, best=True)
                         best = trial
                 value = metric.low if trial.estimate is None else trial.estimate
-                seen[self._key_of(racer.proposal)] = value
+                seen[racer.key] = value
                 strategy.observe(racer.proposal, value, trial.best)
                 self.observer(trial)
-            for twin in twins:
-                strategy.observe(twin, seen[self._key_of(twin)], best=False)
+            for twin, key in twins:
+                strategy.observe(twin, seen[key], best=False)
             calls, seconds = (now - then for now, then in zip(self._spent(), before, strict=True))
             ratio = max(1.0, calls / self._most_calls(len(racers)))  # more than one where there are calibrations
             pace = ratio, ratio * seconds / calls
@@ -217,32 +218,31 @@ class Search:
 
     def _draw(
         self, strategy: Strategy, width: int, number: int, seen: Mapping[str, float]
-    ) -> tuple[list[_Racer], list[Proposal]]:
-        """Up to `width` candidates that have not run yet, and the proposals that come to the same as one of them.
+    ) -> tuple[list[_Racer], list[tuple[Proposal, str]]]:
+        """Up to `width` candidates that have not run yet, and the proposals that come to the same as one of them, each
+        with its key.
 
         What has run before, the strategy is told again.
         """
         racers: list[_Racer] = []
-        twins: list[Proposal] = []
+        twins: list[tuple[Proposal, str]] = []
         drawn: set[str] = set()
         repeated = 0
         while len(racers) < width and repeated <= MOST_DUPLICATES:
             proposal = strategy.propose()
             if proposal is None:
                 break
-            key = self._key_of(proposal)
+            candidate = Candidate(self.space.states(proposal.params))
+            key = _key(candidate, self.space.calibrations(proposal.params))
             repeated += key in seen or key in drawn
             if key in seen:
                 strategy.observe(proposal, seen[key], best=False)
             elif key in drawn:
-                twins.append(proposal)
+                twins.append((proposal, key))
             else:
                 drawn.add(key)
-                racers.append(_Racer(number + len(racers), proposal, Candidate(self.space.states(proposal.params))))
+                racers.append(_Racer(number + len(racers), proposal, candidate, key))
         return racers, twins
-
-    def _key_of(self, proposal: Proposal) -> str:
-        return _key(Candidate(self.space.states(proposal.params)), self.space.calibrations(proposal.params))
 
     def _race(self, racers: Sequence[_Racer], incumbent: Trial, generation: int) -> list[Trial]:
         """Run a generation; one trial per racer, in their order."""
