@@ -120,9 +120,9 @@ def test_the_observer_hears_of_every_row() -> None:
 
 
 def test_no_worker_is_left_running_and_nothing_configured() -> None:
-    before = dspy.settings.lm
+    before, running = dspy.settings.lm, set(threading.enumerate())
     run(Echo(), rows(20))
-    left = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
+    left = [thread.name for thread in threading.enumerate() if thread not in running]
     own = ("cuecard-engine", "cuecard-compute")
     assert not [name for name in left if not name.startswith(own)], "an engine and torch keep a thread each"
     assert dspy.settings.lm is before

@@ -36,7 +36,7 @@ def close(found: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor]) -> None
     assert lse.shape == expected[1].shape
     assert float((output.double() - expected[0]).abs().max()) < 0.06
     assert float((output.double() - expected[0]).pow(2).mean().sqrt()) < 0.01
-    assert float((lse.double() - expected[1]).abs().max()) < 0.05  # a score of 8 is rounded by 0.02
+    assert float((lse.double() - expected[1]).abs().max()) < 0.1  # scores of up to 16 are rounded by 0.03 each
 
 
 @given(shape=shapes, rows=st.integers(1, 300), keys=st.integers(1, 400))
