@@ -31,12 +31,15 @@ from ..models.engine import (
     Sample,
     ScoreRequest,
     Scores,
+    SpanRequest,
+    Spans,
+    SpanScore,
     Tokenizer,
 )
 
-Request = GenerateRequest | ScoreRequest
-Result = Generation | Scores | Failure
-R = TypeVar("R", GenerateRequest, ScoreRequest)
+Request = GenerateRequest | ScoreRequest | SpanRequest
+Result = Generation | Scores | Spans | Failure
+R = TypeVar("R", GenerateRequest, ScoreRequest, SpanRequest)
 
 HEAD = b'{"batch":'  # how the line that begins a batch begins
 
@@ -124,6 +127,10 @@ class JournaledEngine:
         """See `Engine.score`."""
         return self._answer(requests, self._engine.score)  # type: ignore[return-value]
 
+    def spans(self, requests: Sequence[SpanRequest]) -> list[Spans | Failure]:
+        """See `Engine.spans`."""
+        return self._answer(requests, self._engine.spans)  # type: ignore[return-value]
+
     def _answer(self, requests: Sequence[R], ask: Callable[[Sequence[R]], Sequence[Result]]) -> list[Result]:
         keys = [self._key(request) for request in requests]
         missing: dict[str, R] = {}
@@ -142,8 +149,10 @@ class JournaledEngine:
         digest = hashlib.sha256(self.identity.encode())
         if isinstance(request, GenerateRequest):
             rest: Any = ["generate", request.decoding.model_dump(mode="json"), request.grammar]
-        else:
+        elif isinstance(request, ScoreRequest):
             rest = ["score", request.continuations]
+        else:
+            rest = ["spans", *_spans_of(request)]
         digest.update(json.dumps([request.prompt, rest], separators=(",", ":")).encode())
         return digest.hexdigest()[:32]
 
@@ -239,6 +248,9 @@ def _describe(request: Request, previous: tuple[int, ...], tokenizer: Tokenizer)
     plain: dict[str, Any] = {"shared": shared, "prompt": rest, "text": tokenizer.decode(rest)}
     if isinstance(request, ScoreRequest):
         return {**plain, "continuations": request.continuations}
+    if isinstance(request, SpanRequest):
+        known = {"end": request.end, "width": request.width, "reward": request.reward}
+        return {**plain, "runs": len(request.runs), **known, "against": request.against is not None}
     settings = request.decoding.model_dump(mode="json", exclude_defaults=True)
     return {**plain, "decoding": settings, **({"grammar": request.grammar} if request.grammar else {})}
 
@@ -248,7 +260,13 @@ def _plain(result: Result) -> dict[str, Any]:
         return {"failure": result.error}
     if isinstance(result, Scores):
         return {"scores": result.logprobs}
+    if isinstance(result, Spans):
+        return {"spans": [[score.run, score.length, score.total, score.against] for score in result.scores]}
     return {"samples": [asdict(sample) for sample in result.samples]}
+
+
+def _spans_of(request: SpanRequest) -> tuple[Any, ...]:
+    return request.runs, request.cuts, request.end, request.width, request.reward, request.against
 
 
 def _result(record: dict[str, Any]) -> Result:
@@ -256,6 +274,8 @@ def _result(record: dict[str, Any]) -> Result:
         return Failure(record["failure"])
     if "scores" in record:
         return Scores(tuple(tuple(tokens) for tokens in record["scores"]))
+    if "spans" in record:
+        return Spans(tuple(SpanScore(*score) for score in record["spans"]))
     return Generation(
         tuple(
             Sample(sample["text"], tuple(sample["tokens"]), tuple(sample["logprobs"]), sample["finish"])

@@ -42,6 +42,7 @@ WIDTH = 12
 START_TOKENS = 1000
 NEAREST_POOL = 20  # examples from which on the nearest are worth looking for
 NEAREST_TOKENS = 400
+LONG = 0.95  # the share of a training set's answers that a span's greatest length leaves room for
 
 
 @dataclass(frozen=True)
@@ -249,11 +250,23 @@ def make_space(task: Task, evaluator: ProgramEvaluator, engine: JournaledEngine)
                 task.search.decoding,
                 start_count(counts, pool, engine),
                 sources,
+                longest_span(signature, pool, engine) if sources else None,
                 tuple(pool),
                 nearest_counts(task.search.nearest, signature, pool, engine),
             )
         )
     return Space(tuple(parts))
+
+
+def longest_span(signature: type[dspy.Signature], pool: Sequence[Demo], engine: JournaledEngine) -> int:
+    """The most tokens of a span: what nearly all of the demos' outputs stay within, and one for a space before."""
+    lengths = sorted(
+        len(engine.tokenizer.encode(str(demo[name])))
+        for demo in pool
+        for name in signature.output_fields
+        if name in demo
+    )
+    return 1 + lengths[int(LONG * (len(lengths) - 1))]
 
 
 def nearest_counts(

@@ -22,8 +22,20 @@ from .batch_rows import Batch, Draw, Path, Row, Task, Tokens, joined, repeats, s
 from .batch_trial import Abilities, Trial
 from .compute import in_compute
 from .constraints import Constraints
-from .engine import Failure, GenerateRequest, Generation, Ledger, Sample, ScoreRequest, Scores, Tokenizer
+from .engine import (
+    Failure,
+    GenerateRequest,
+    Generation,
+    Ledger,
+    Sample,
+    ScoreRequest,
+    Scores,
+    SpanRequest,
+    Spans,
+    Tokenizer,
+)
 from .sampling import Sampler, log_normaliser
+from .spans import by_scoring
 
 ENGINE_VERSION = "plain-1"
 
@@ -131,6 +143,10 @@ class BatchEngine(ABC, Generic[Opened]):
         self._ledger.calls += len(requests)
         self._ledger.seconds += time.perf_counter() - began
         return [failure or answer(request) for request, failure in zip(requests, refused, strict=True)]
+
+    def spans(self, requests: Sequence[SpanRequest]) -> list[Spans | Failure]:
+        """See `Engine.spans`."""
+        return by_scoring(self.score, requests)
 
     @in_compute
     @torch.inference_mode()

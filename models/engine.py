@@ -61,6 +61,24 @@ class ScoreRequest:
 
 
 @dataclass(frozen=True)
+class SpanRequest:
+    """Find the spans of a text that are the likeliest continuations of `prompt`, see `spans.py`.
+
+    runs: token ids, each the longest span from one place of the text; cuts: for each run the lengths, ascending, at
+    which a span may end; end: tokens that close a span; width: of the search's beam; against: another prompt, under
+    which the best spans are scored too, the best by log-likelihood and `reward` nats per token.
+    """
+
+    prompt: tuple[int, ...]
+    runs: tuple[tuple[int, ...], ...]
+    cuts: tuple[tuple[int, ...], ...]
+    end: tuple[int, ...]
+    width: int
+    reward: float = 0.0
+    against: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
 class Sample:
     """One generated text. `logprobs` are natural logarithms, one per token, under temperature 1 without masks."""
 
@@ -87,6 +105,25 @@ class Scores:
     def totals(self) -> tuple[float, ...]:
         """Each continuation's log-likelihood, in nats."""
         return tuple(sum(tokens) for tokens in self.logprobs)
+
+
+@dataclass(frozen=True)
+class SpanScore:
+    """One span, the first `length` tokens of run `run`: its log-likelihood in nats with what closes it, after the
+    prompt (`total`) and after the prompt it is held against (0 where there is none).
+    """
+
+    run: int
+    length: int
+    total: float
+    against: float = 0.0
+
+
+@dataclass(frozen=True)
+class Spans:
+    """What a `SpanRequest` gives: the best spans, in the order of runs and lengths."""
+
+    scores: tuple[SpanScore, ...]
 
 
 @dataclass(frozen=True)
@@ -178,6 +215,9 @@ class Engine(Protocol):
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[Scores | Failure]:
         """One result per request, in order."""
+
+    def spans(self, requests: Sequence[SpanRequest]) -> list[Spans | Failure]:
+        """One result per request, in order. `spans.by_scoring` does it with `score`."""
 
 
 @dataclass

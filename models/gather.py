@@ -10,13 +10,16 @@ engine was busy.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import cast
+from typing import Any, cast
 
 from ..errors import CuecardError, RunError
-from .engine import Engine, Failure, GenerateRequest, Generation, ScoreRequest, Scores
+from .engine import Engine, Failure, GenerateRequest, Generation, ScoreRequest, Scores, SpanRequest, Spans
+
+Request = GenerateRequest | ScoreRequest | SpanRequest
+Result = Generation | Scores | Spans
 
 
 class RequestFailed(RunError):
@@ -28,10 +31,10 @@ class EngineFailed(RunError):
 
 
 class _Call:
-    def __init__(self, request: GenerateRequest | ScoreRequest, order: tuple[int, int] | None) -> None:
+    def __init__(self, request: Request, order: tuple[int, int] | None) -> None:
         self.request = request
         self.order = order
-        self.result: Generation | Scores | Failure | None = None
+        self.result: Result | Failure | None = None
         self.error: BaseException | None = None
 
     @property
@@ -87,7 +90,11 @@ class Gatherer:
         """One request's scores. Raises `RequestFailed` when it has none."""
         return cast(Scores, self._call(request))
 
-    def _call(self, request: GenerateRequest | ScoreRequest) -> Generation | Scores:
+    def spans(self, request: SpanRequest) -> Spans:
+        """One request's spans. Raises `RequestFailed` when it has none."""
+        return cast(Spans, self._call(request))
+
+    def _call(self, request: Request) -> Result:
         order = self.item
         if order is None:
             call = _Call(request, None)
@@ -112,7 +119,7 @@ class Gatherer:
             raise call.error
         if isinstance(call.result, Failure):
             raise RequestFailed(call.result.error)
-        return cast("Generation | Scores", call.result)
+        return cast("Result", call.result)
 
     def _next_batch(self) -> list[_Call]:
         """The calls to flush now, taken out of their queue; called with the lock held."""
@@ -139,17 +146,17 @@ class Gatherer:
 
 def _answer(engine: Engine, batch: Sequence[_Call]) -> None:
     """Answer every call of a batch. An engine that breaks gives each of its calls the cause."""
-    generations = [call for call in batch if isinstance(call.request, GenerateRequest)]
-    scores = [call for call in batch if isinstance(call.request, ScoreRequest)]
+    kinds: list[tuple[type, Callable[[Any], Sequence[Result | Failure]]]] = [
+        (GenerateRequest, engine.generate),
+        (ScoreRequest, engine.score),
+        (SpanRequest, engine.spans),
+    ]
     try:
-        if generations:
-            asked = [cast(GenerateRequest, call.request) for call in generations]
-            for call, generation in zip(generations, engine.generate(asked), strict=True):
-                call.result = generation
-        if scores:
-            to_score = [cast(ScoreRequest, call.request) for call in scores]
-            for call, score in zip(scores, engine.score(to_score), strict=True):
-                call.result = score
+        for kind, ask in kinds:
+            mine = [call for call in batch if isinstance(call.request, kind)]
+            if mine:
+                for call, result in zip(mine, ask([call.request for call in mine]), strict=True):
+                    call.result = result
     except BaseException as error:
         cause = error if isinstance(error, CuecardError) else EngineFailed(f"the engine broke: {_told(error)}")
         if cause is not error:

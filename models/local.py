@@ -7,7 +7,7 @@ next would compute, so the same batch gives the same bytes again (on the same ki
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,12 +20,13 @@ from .attention import KeyValues, Plan
 from .compute import in_compute
 from .constraints import Constraints
 from .decode import DecodePlan, Row
-from .engine import Failure, GenerateRequest, Generation, Ledger, ScoreRequest, Scores, Tokenizer
+from .engine import Failure, GenerateRequest, Generation, Ledger, ScoreRequest, Scores, SpanRequest, Spans, Tokenizer
 from .limits import Limits, groups, limits_for, parts
 from .prefill import chunks
 from .prefixes import BLOCK, BlockPlan, PrefixCache, fill, shared_blocks
 from .sampling import Sampler, log_normaliser
-from .tree import IntArray, TokenTree, build
+from .spans import first_tokens, refusal, search
+from .tree import IntArray, TokenTree, build, common_prefix
 
 ENGINE_VERSION = "2"
 CHUNK = 2048
@@ -135,7 +136,32 @@ class LocalEngine:
         self._ledger.seconds += time.perf_counter() - began
         return [result for result in results if result is not None]
 
+    @in_compute
+    @torch.inference_mode()
+    def spans(self, requests: Sequence[SpanRequest]) -> list[Spans | Failure]:
+        """See `Engine.spans`. A prompt that the first tokens were scored after is not computed again."""
+        began = time.perf_counter()
+        results: list[Spans | Failure | None] = [self._refuse_spans(request) for request in requests]
+        todo = [i for i, result in enumerate(results) if result is None]
+        added = {i: _span_tokens(requests[i]) for i in todo}
+        for group in groups(todo, lambda i: requests[i].prompt, added.__getitem__, self._limits):
+            for i, spans in zip(group, self._spans_of([requests[i] for i in group]), strict=True):
+                results[i] = spans
+        self._ledger.calls += len(requests)
+        self._ledger.seconds += time.perf_counter() - began
+        return [result for result in results if result is not None]
+
     # What can't be computed
+
+    def _refuse_spans(self, request: SpanRequest) -> Failure | None:
+        prompts = (request.prompt, request.prompt if request.against is None else request.against)
+        if not all(prompts):
+            return Failure("a score needs a prompt of at least one token")
+        if (wrong := refusal(request)) is not None:
+            return wrong
+        longest = max(map(len, prompts)) + max(map(len, request.runs)) + len(request.end)
+        ends = (request.end,) if request.end else ()
+        return self._unknown(*prompts, *request.runs, *ends) or self._too_long(longest)
 
     def _refuse_score(self, request: ScoreRequest) -> Failure | None:
         if not request.prompt or not request.continuations or not all(request.continuations):
@@ -213,7 +239,7 @@ class LocalEngine:
         leaf = iter(tree.leaves)
         for request in requests:
             for continuation in request.continuations:
-                places.append(tree.indices(next(leaf))[len(request.prompt) - 1 :])
+                places.append(tree.tail(next(leaf), len(continuation)))
                 targets.append(np.asarray(continuation, dtype=np.int64))
         flat_places, flat_targets = np.concatenate(places), np.concatenate(targets)
         found = np.zeros(len(flat_places), dtype=np.float64)
@@ -228,6 +254,67 @@ class LocalEngine:
             Scores(tuple(tuple(next(values) for _ in continuation) for continuation in request.continuations))
             for request in requests
         ]
+
+    def _spans_of(self, requests: list[SpanRequest]) -> list[Spans | Failure]:
+        """A group's spans: its prompts, then a tree of what is scored below them for each stage of the search."""
+        prompts = [request.prompt for request in requests]
+        counts = shared_blocks(prompts)
+        tree = build(prompts, CHUNK, [BLOCK * count for count in counts])
+        store = self._recall(tree, prompts, tree.leaves, counts)
+        last = np.asarray([tree.segments[leaf].end - 1 for leaf in tree.leaves])
+        wanted = np.unique(last)
+        logits = torch.cat([part for _, part in self._prefill(tree, store, wanted)])
+        firsts = []
+        for request, row in zip(requests, np.searchsorted(wanted, last).tolist(), strict=True):
+            tokens = first_tokens(request)
+            likely = logits[row, torch.tensor(tokens, device=logits.device)].float().tolist()
+            firsts.append(dict(zip(tokens, likely, strict=True)))
+        asked = sum(map(len, prompts))
+        self._ledger.prompt_tokens += asked
+        self._ledger.cached_tokens += asked - len(tree)
+        homes = {r.against: place for place, r in enumerate(requests) if r.against is not None}
+        homes |= {prompt: place for place, prompt in enumerate(prompts)}
+        return search(requests, firsts, lambda questions: self._score_below(tree, store, homes, questions))
+
+    def _score_below(
+        self, tree: TokenTree, store: KeyValues, homes: Mapping[tuple[int, ...], int], questions: Sequence[ScoreRequest]
+    ) -> list[Scores]:
+        """Score continuations of prompts, each of which begins like the prompt of `tree` that `homes` says."""
+        # A prompt's last token is computed again, since a continuation's first is predicted from there.
+        leaves = [tree.leaves[homes[q.prompt]] for q in questions]
+        begins = [
+            (leaf, min(common_prefix(tree.tokens[tree.indices(leaf)], np.asarray(q.prompt)), len(q.prompt) - 1))
+            for leaf, q in zip(leaves, questions, strict=True)
+        ]
+        paths = [[q.prompt + c[:-1] for c in q.continuations] for q in questions]
+        known = [count for (_, count), own in zip(begins, paths, strict=True) for _ in own]
+        second = build([path for own in paths for path in own], CHUNK, known)
+        first = np.cumsum([0, *map(len, paths)])[:-1]
+        carried = self._carry(tree, store, second, [second.leaves[place] for place in first], begins)
+        scores = self._score_tree(second, carried, list(questions))
+        asked = sum(len(q.prompt) + sum(map(len, q.continuations)) for q in questions)
+        computed = sum(segment.end - segment.start for segment in second.segments if not segment.known)
+        self._ledger.prompt_tokens += asked
+        self._ledger.cached_tokens += asked - len(known) - computed
+        return scores
+
+    @staticmethod
+    def _carry(
+        tree: TokenTree, store: KeyValues, second: TokenTree, leaves: Sequence[int], begins: Sequence[tuple[int, int]]
+    ) -> KeyValues:
+        """A store for `second` that holds what `tree` has of it: `begins` has for each of `leaves` the leaf of `tree`
+        whose sequence its own begins like, and for how many tokens.
+        """
+        carried = KeyValues(len(second))
+        from_place = np.full(len(second), -1, dtype=np.int64)
+        for leaf, (home, count) in zip(leaves, begins, strict=True):
+            from_place[second.indices(leaf)[:count]] = tree.indices(home)[:count]
+        known = np.flatnonzero(from_place >= 0)
+        for layer, (keys, values) in store.layers.items():
+            source = torch.from_numpy(from_place[known]).to(keys.device)
+            places = torch.from_numpy(known).to(keys.device)
+            carried.place(layer, places, keys.index_select(1, source), values.index_select(1, source))
+        return carried
 
     def _generate_group(self, requests: list[GenerateRequest]) -> list[Generation | Failure]:
         prompts = [request.prompt for request in requests]
@@ -309,3 +396,10 @@ class LocalEngine:
                 own[~torch.from_numpy(row.matcher.allowed()).to(own.device)] = float("-inf")
             chosen[place] = row.sampler.choose(own)
         return chosen
+
+
+def _span_tokens(request: SpanRequest) -> int:
+    """About how many tokens are scored at most: twice the beam's, under one prompt or two."""
+    longest = max(map(len, request.runs)) + len(request.end)
+    under = 1 if request.against is None else 2
+    return under * 2 * request.width * longest + (len(request.against) if request.against else 0)

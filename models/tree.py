@@ -63,6 +63,15 @@ class TokenTree:
         spans = [np.arange(self.segments[s].start, self.segments[s].end) for s in self.path(leaf)]
         return np.concatenate(spans)
 
+    def tail(self, leaf: int, count: int) -> IntArray:
+        """The last `count` of `indices(leaf)`."""
+        spans: list[IntArray] = []
+        while count > 0:
+            segment = self.segments[leaf]
+            spans.append(np.arange(max(segment.start, segment.end - count), segment.end))
+            count, leaf = count - len(spans[-1]), segment.parent
+        return np.concatenate(spans[::-1])
+
 
 def common_prefix(a: IntArray, b: IntArray) -> int:
     """How many leading tokens two sequences share."""
@@ -75,8 +84,9 @@ def build(sequences: Sequence[Sequence[int]], longest: int = 2048, known: Sequen
     """The tree of `sequences` (each at least one token); equal sequences share a leaf.
 
     Segments longer than `longest` tokens are cut into a chain, so that a long prompt can be computed in pieces.
-    known: for each sequence, of how many of its first tokens the keys and values are there already; sequences with a
-    common start agree on what of it is known. Segments are cut where that ends.
+    known: for each sequence, of how many of its first tokens the keys and values are there already. Of a common start
+    as much is known as every sequence says: a token that one of them
+    wants computed is computed. Segments are cut there.
     """
     order = sorted(range(len(sequences)), key=lambda i: tuple(sequences[i]))
     arrays = [np.asarray(sequences[i], dtype=np.int64) for i in order]
@@ -87,7 +97,8 @@ def build(sequences: Sequence[Sequence[int]], longest: int = 2048, known: Sequen
     while stack:
         low, high, depth, parent = stack.pop()
         shared = common_prefix(arrays[low], arrays[high - 1])
-        for first, last in _pieces(depth, min(max(there[low], depth), shared), shared, longest):
+        cut = min(max(min(there[low:high]), depth), shared)
+        for first, last in _pieces(depth, cut, shared, longest):
             spans.append((low, first, last, parent))
             parent = len(spans) - 1
         while low < high and len(arrays[low]) == shared:

@@ -14,12 +14,15 @@ from typing import Any, Protocol
 import dspy
 
 from ..models.engine import Decoding
-from ..programs.state import FormatChoice, NearestDemos, PredictorState, ReadOut
+from ..programs.spans import is_text
+from ..programs.state import FormatChoice, NearestDemos, PredictorState, ReadOut, SpanChoice
 from ..signatures import choices, field_types
 from .demos import Demo
 
 FORMATS: tuple[FormatChoice, ...] = ("completion", "turns", "turns_labelled", "chat", "dspy", "json", "xml")
 CALIBRATIONS = ("contextual", "batch", "bias")
+REWARDS = (0.35, 0.2)
+CONTRASTS = (0.2, 0.4)
 WHOLE = ("max_tokens", "top_k")
 NEAREST_STARTS = 2  # so many formats are tried with the nearest demos first
 
@@ -41,7 +44,8 @@ class Suggest(Protocol):
 class PredictorSpace:
     """The dimensions of one predictor. `demo_sets` are ordered draws; `demo_counts` says how many of one may be
     shown, `start_count` (default: the most) how many the first points show; `sources` are the inputs that the read-out
-    `span` copies from; `nearest_counts` says how many demos of `pool` are chosen at call time.
+    `span` copies from, `longest` the most tokens of a span; `nearest_counts` says how many demos of `pool` are chosen
+    at call time.
     """
 
     name: str
@@ -55,6 +59,7 @@ class PredictorSpace:
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     start_count: int | None = None
     sources: tuple[str, ...] = ()
+    longest: int | None = None
     pool: tuple[Demo, ...] = ()
     nearest_counts: tuple[int, ...] = (0,)
 
@@ -73,6 +78,9 @@ class PredictorSpace:
         categorical("nearest", self.nearest_counts)
         categorical("format", [_format_key(choice) for choice in self.formats])
         readout = categorical("readout", self.readouts)
+        if readout == "span":
+            categorical("reward", REWARDS)
+            categorical("contrast", CONTRASTS)
         if self.generates(readout):
             for setting, (low, high) in self.ranges.items():
                 name = f"{self.name}.{setting}"
@@ -84,9 +92,11 @@ class PredictorSpace:
 
     def generates(self, readout: str) -> bool:
         """Whether any output is generated under this read-out."""
-        return not readout.startswith("choice") or not all(
-            choices(output.annotation) for output in self.signature.output_fields.values()
-        )
+        types = field_types(self.signature)
+        outputs = [types[name] for name in self.signature.output_fields]
+        if readout == "span":
+            return not all(map(is_text, outputs))
+        return not readout.startswith("choice") or not all(choices(output) for output in outputs)
 
     def state(self, params: Mapping[str, Any]) -> PredictorState:
         """The predictor's parameters at a point, calibration left out (see `calibration`)."""
@@ -101,12 +111,16 @@ class PredictorSpace:
             demos=demos,
             nearest=NearestDemos(count=nearest, pool=self.pool) if nearest else None,
             format=_format_choice(mine["format"]),
-            readout=self._readout(mine["readout"].partition("+")[0]),
+            readout=self._readout(mine),
             decoding=Decoding.model_validate({**self.decoding.model_dump(), **settings}),
         )
 
-    def _readout(self, kind: Any) -> ReadOut:
-        return ReadOut(kind=kind, sources=self.sources if kind == "span" else ())
+    def _readout(self, mine: Mapping[str, Any]) -> ReadOut:
+        kind = mine["readout"].partition("+")[0]
+        if kind != "span":
+            return ReadOut(kind=kind)
+        choice = SpanChoice(reward=mine["reward"], contrast=mine["contrast"], longest=self.longest)
+        return ReadOut(kind=kind, sources=self.sources, span=choice)
 
     def calibration(self, params: Mapping[str, Any]) -> str | None:
         """The calibration method at a point."""
@@ -133,8 +147,8 @@ def readouts_for(
 
     `span` is there where the examples' text outputs are `copied` from an input, `constrained` where a type can be
     constrained, `choice` where an output has a finite set of values, and with it the calibrations: `choice` alone is
-    the calibration `none`; without `scores` the target cannot score a text, and there is no `choice`. Where nothing
-    wanted applies, `text` is left.
+    the calibration `none`; without `scores` the target cannot score a text, and there is neither `choice` nor `span`.
+    Where nothing wanted applies, `text` is left.
     """
     has_choices = scores and any(choices(output.annotation) for output in signature.output_fields.values())
     types = field_types(signature)
@@ -146,7 +160,7 @@ def readouts_for(
     chosen = tuple("choice" if method == "none" else f"choice+{method}" for method in methods) if has_choices else ()
     possible = {
         "text": ("text",),
-        "span": ("span",) if copied else (),
+        "span": ("span",) if copied and scores else (),
         "constrained": ("constrained",) if typed else (),
         "choice": chosen,
     }
@@ -205,6 +219,8 @@ class Space:
                     "format": _format_key(part.formats[index % len(part.formats)]),
                     "readout": preferred[0] if preferred else part.readouts[0],
                 }
+                if chosen["readout"] == "span":
+                    chosen |= {"reward": REWARDS[0], "contrast": CONTRASTS[0]}
                 point |= {f"{part.name}.{name}": value for name, value in chosen.items() if value is not None}
             points.append(point)
         return points

@@ -1,29 +1,39 @@
-"""The read-out `span`: a text output is copied from an input, word by word.
+"""The read-out `span`: a text output is copied from an input, word for word, and chosen by likelihood.
 
 Answers that stand in the text (extractive question answering, fields of a document, quotations) are what small models
-invent most often when they write freely: they answer from memory, or round a number. Under this mask the only texts
-that can be written are runs of words of the chosen inputs, so that the model's probability goes to where in the input
-the answer stands (llguidance's `%regex {"substring_chunks": ...}`, a suffix automaton over words).
+invent most often when they write freely: they answer from memory, or go on from a first word that was only just the
+likeliest. Here every run of words of the chosen inputs is a candidate, the engine scores those that begin well
+(`models/spans.py`), and the best is taken by
+
+    log P(span, end | prompt) - contrast * log P(span, end | prompt with its other inputs left open) + reward * tokens
+
+The contrast takes away what any question about this text would make likely (domain-conditional PMI: Holtzman et al.
+2021, arXiv 2104.08315; the content-free input is that of Zhao et al. 2021, arXiv 2102.09690); the reward per token
+makes up for a longer text always being the less likely one (He et al. 2016, "Improved neural machine translation with
+SMT features"). Measured on SmolLM2-135M, SQuAD questions, eight demos: greedy decoding F1 .41, under a mask that lets
+only spans through .42, by total likelihood .45, with the reward .53, with both .59.
 """
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import dspy
 
 from ..errors import InputError
+from ..models.engine import SpanScore, Tokenizer
 from ..signatures import field_types
 from ..signatures.types import shape
 from .formats.base import Format
-from .formats.grammars import quote
+from .state import SpanChoice
 
 MARK = "\ue000"  # of Unicode's private use area: no text that is copied holds it
 _PIECE = re.compile(r"\w+|\s+|[^\w\s]")  # where a span may begin and end: never inside a word
 COPIED = 0.9  # the share of examples whose output stands in one input, from which on it counts as copied from there
+CONTENT_FREE = "N/A"
+LETTERS = 12  # more characters than this a token has on average in no text
 
 
 def is_text(type_: Any) -> bool:
@@ -46,12 +56,13 @@ def sources_of(signature: type[dspy.Signature], chosen: Sequence[str]) -> tuple[
     return tuple(chosen) or texts
 
 
-def span_grammar(
-    format_: Format, signature: type[dspy.Signature], field: str, texts: Iterable[str], ends: Sequence[str]
-) -> str:
-    """The Lark grammar of one field's value, as `format_` writes it, where the value is a span of one of `texts`.
+def runs(
+    tokenizer: Tokenizer, format_: Format, signature: type[dspy.Signature], field: str, texts: Sequence[str], most: int
+) -> tuple[tuple[tuple[int, ...], ...], tuple[tuple[int, ...], ...]]:
+    """Every span of `texts` of at most `most` tokens, as `format_` writes the value of `field`, without what closes it.
 
-    One of `ends` may close it: a model ends a line more readily than it ends its text.
+    Returns the longest from each place as token ids, and for each the lengths at which a span may end
+    (`SpanRequest.runs` and `cuts`). Nothing when the texts are empty.
     """
     prefix, suffix = format_.write(signature, field, MARK).split(MARK)
 
@@ -59,16 +70,61 @@ def span_grammar(
         whole = format_.write(signature, field, f"{MARK}{text}{MARK}")  # formats trim, but not inside
         return whole[len(prefix) + len(MARK) : len(whole) - len(suffix) - len(MARK)]
 
-    chunks = [[written(piece) for piece in _PIECE.findall(text)] for text in texts if text.strip()]
-    spans = [
-        f"SPAN_{i}: %regex {json.dumps({'substring_chunks': found})} & /(?s:\\S.*)/" for i, found in enumerate(chunks)
-    ]
-    if not spans:
-        raise InputError(f"there is nothing that {field!r} could be copied from: the inputs are empty")
-    after = [quote(suffix)] if suffix else [f"({' | '.join(map(quote, ends))})?"] if ends else []
-    choice = f"({' | '.join(f'SPAN_{i}' for i in range(len(spans)))})"
-    start = " ".join([*([quote(prefix)] if prefix else []), choice, *after])
-    return "\n".join([f"start: {start}", *spans]) + "\n"
+    found: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
+    single: dict[int, str] = {}
+    for text in texts:
+        pieces = [(written(piece), bool(piece.strip())) for piece in _PIECE.findall(text)]
+        for start, (_, solid) in enumerate(pieces):
+            if solid:
+                found += _from(tokenizer, prefix, pieces[start:], most, single)
+    return tuple(run for run, _ in found), tuple(cuts for _, cuts in found)
+
+
+def _from(
+    tokenizer: Tokenizer, prefix: str, pieces: Sequence[tuple[str, bool]], most: int, single: dict[int, str]
+) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """The run that begins with the first of `pieces`, and one of its own for each end that its tokens do not show."""
+    text, ends = prefix, []
+    for piece, solid in pieces:
+        text += piece
+        if solid:
+            ends.append(len(text))
+        if len(text) > most * LETTERS:
+            break
+    ids = tokenizer.encode(text)[:most]
+    length, ends_at = 0, {}
+    for place, token in enumerate(ids):
+        if token not in single:
+            single[token] = tokenizer.decode((token,))
+        length += len(single[token])
+        ends_at[length] = place + 1
+    missed = ends
+    if "".join(single[token] for token in ids) == text[:length]:
+        if cuts := tuple(ends_at[end] for end in ends if end in ends_at):
+            yield ids[: cuts[-1]], cuts
+        missed = [end for end in ends if end < length and end not in ends_at]
+    for end in missed:  # here a token holds the end of one word and the start of the next
+        whole = tokenizer.encode(text[:end])
+        if len(whole) > most:
+            break
+        yield whole, (len(whole),)
+
+
+def best(scores: Sequence[SpanScore], choice: SpanChoice) -> SpanScore:
+    """The span that the rule above takes; of equals the first."""
+    return max(scores, key=lambda s: s.total - choice.contrast * s.against + choice.reward * s.length)
+
+
+def left_open(signature: type[dspy.Signature], sources: Sequence[str], inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """`inputs` with every text that is not copied from made content-free; the same where there is none."""
+    return {
+        name: CONTENT_FREE
+        if name in signature.input_fields
+        and name not in sources
+        and shape(signature.input_fields[name].annotation).kind == "str"
+        else value
+        for name, value in inputs.items()
+    }
 
 
 def copied_from(signature: type[dspy.Signature], examples: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:

@@ -44,18 +44,33 @@ class Calibration(Strict):
     offsets: dict[str, dict[str, float]]
 
 
+class SpanChoice(Strict):
+    """How a span is chosen among those of the inputs, see `spans.py`.
+
+    width: of the beam that the search for the likeliest spans keeps; reward: nats per token of the span;
+    contrast: the weight of the log-likelihood that the span has when the other inputs are left open, 0 for none;
+    longest: the most tokens of a span (none: as many as may be generated).
+    """
+
+    width: int = Field(6, ge=1)
+    longest: int | None = Field(None, ge=1)
+    reward: float = Field(0.35, allow_inf_nan=False)
+    contrast: float = Field(0.2, ge=0.0, allow_inf_nan=False)
+
+
 class ReadOut(Strict):
     """How the outputs are taken from the model.
 
     `text`: generated freely, then parsed; `constrained`: generated under the mask that the output types imply;
     `choice`: fields with choices take the most likely one, all other fields are generated; `span`: text fields are
-    copied word for word from the inputs named in `sources` (none: from any text input), all other fields are
-    generated. In YAML also short: `readout: choice`.
+    copied word for word from the inputs named in `sources` (none: from any text input), the most likely span as `span`
+    tells, all other fields are generated. In YAML also short: `readout: choice`.
     """
 
     kind: ReadOutKind = "text"
     calibration: Calibration | None = None
     sources: tuple[str, ...] = ()
+    span: SpanChoice | None = None
 
     @model_serializer(mode="wrap")
     def _short(self, handler: SerializerFunctionWrapHandler) -> Any:

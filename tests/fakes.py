@@ -33,8 +33,11 @@ from cuecard.models.engine import (
     Sample,
     ScoreRequest,
     Scores,
+    SpanRequest,
+    Spans,
     Turn,
 )
+from cuecard.models.spans import by_scoring
 from cuecard.models.target import Target
 from cuecard.optimizers.base import Candidate, Outcome
 from cuecard.programs.readout import Choice
@@ -122,6 +125,9 @@ class FakeEngine:
     def score(self, requests: Sequence[ScoreRequest]) -> list[Scores | Failure]:
         self._begin(requests)
         return [self._refused(r, max(map(len, r.continuations))) or self._scores(r) for r in requests]
+
+    def spans(self, requests: Sequence[SpanRequest]) -> list[Spans | Failure]:
+        return by_scoring(self.score, requests)
 
     def prompts(self) -> list[str]:
         """The prompts of all requests so far, special tokens included."""

@@ -53,6 +53,10 @@ class TokenizerEngine:
         """Raises `RunError`."""
         raise RunError("the model's weights are not open")
 
+    def spans(self, requests: Sequence[Any]) -> NoReturn:
+        """Raises `RunError`."""
+        raise RunError("the model's weights are not open")
+
 
 def tokenizer_engine(source: ModelSource) -> TokenizerEngine:
     """The tokenizer and the context window of a model. Raises `InputError` for files that cannot be used."""

@@ -18,7 +18,19 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from ...seeds import derive_seed
-from ..engine import Decoding, Failure, GenerateRequest, Generation, Ledger, ScoreRequest, Scores, Tokenizer
+from ..engine import (
+    Decoding,
+    Failure,
+    GenerateRequest,
+    Generation,
+    Ledger,
+    ScoreRequest,
+    Scores,
+    SpanRequest,
+    Spans,
+    Tokenizer,
+)
+from ..spans import by_scoring
 from .client import Refused
 from .dialect import Dialect, Drawn, Scored
 from .grammars import Speller, check
@@ -121,6 +133,10 @@ class ServerEngine:
         self._ledger.calls += len(requests)
         self._ledger.seconds += time.perf_counter() - began
         return [result for result in results if result is not None]
+
+    def spans(self, requests: Sequence[SpanRequest]) -> list[Spans | Failure]:
+        """See `Engine.spans`. Raises as `generate` does."""
+        return by_scoring(self.score, requests)
 
     def _at_once(self, ask: Callable[[T], R], jobs: Sequence[T]) -> list[R]:
         """Every job's answer, in order. The first error that is no job's own ends all that have not begun."""

@@ -138,9 +138,10 @@ def _object(completion: str, keys: set[str]) -> dict[str, Any]:
     """The members, by `_key`, of the first object in the text that has one of `keys`; nothing where there is none."""
     candidates: list[Any] = []
     starts = [match.start() for match in re.finditer(r"{", completion)]
-    for start in starts:
-        with suppress(json.JSONDecodeError):
-            candidates.append(json.JSONDecoder(strict=False).raw_decode(completion, start)[0])
+    for text in (completion, completion + "}"):  # a stop string may have taken the brace, which repair guesses about
+        for start in starts:
+            with suppress(json.JSONDecodeError):
+                candidates.append(json.JSONDecoder(strict=False).raw_decode(text, start)[0])
     if starts:
         repaired = json_repair.loads(completion[starts[0] :])
         candidates.extend(repaired if isinstance(repaired, list) else [repaired])

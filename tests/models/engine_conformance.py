@@ -6,6 +6,8 @@ not, as long as the model's next token is no near tie.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from cuecard.models.engine import (
@@ -17,6 +19,8 @@ from cuecard.models.engine import (
     Sample,
     ScoreRequest,
     Scores,
+    SpanRequest,
+    Spans,
 )
 
 TEXTS = (
@@ -321,3 +325,57 @@ class EngineConformance:
         assert 0 <= spent.cached_tokens < spent.prompt_tokens
         assert spent.generated_tokens == 0
         assert spent.forward_passes >= 1
+
+    # Spans
+
+    def spans(self, engine: Engine, *requests: SpanRequest) -> list[Spans]:
+        results = engine.spans(requests)
+        assert all(isinstance(result, Spans) for result in results), results
+        return results  # type: ignore[return-value]
+
+    def span_requests(self, engine: Engine, width: int, against: bool) -> list[SpanRequest]:
+        encode = engine.tokenizer.encode
+        words = [
+            encode(text) for text in (" one two three four five", " two three four", " six", " one ten nine eight")
+        ]
+        found = tuple(run[:6] for run in words)
+        cuts = tuple(tuple(range(1, len(run) + 1)) for run in found)
+        other = self.prompt(engine, "Something else altogether") if against else None
+        return [SpanRequest(p, found, cuts, encode("\n"), width, 0.1, other) for p in self.prompts(engine)[:3]]
+
+    @pytest.mark.parametrize("width", [1, 2, 8])
+    @pytest.mark.parametrize("against", [True, False])
+    def test_spans_have_the_scores_of_their_tokens(self, engine: Engine, width: int, against: bool) -> None:
+        requests = self.span_requests(engine, width, against)
+        for request, result in zip(requests, self.spans(engine, *requests), strict=True):
+            assert 0 < len(result.scores) <= 2 * width
+            texts = [request.runs[found.run][: found.length] + request.end for found in result.scores]
+            assert len(set(texts)) == len(texts)
+            totals = self.scores(engine, ScoreRequest(request.prompt, tuple(texts))).totals
+            assert [found.total for found in result.scores] == pytest.approx(totals, abs=10 * self.tolerance)
+            if request.against is not None:
+                held = self.scores(engine, ScoreRequest(request.against, tuple(texts))).totals
+                assert [found.against for found in result.scores] == pytest.approx(held, abs=10 * self.tolerance)
+
+    def test_a_wide_search_finds_the_best_span(self, engine: Engine) -> None:
+        for request in self.span_requests(engine, 16, False):
+            (found,) = self.spans(engine, request)
+            every = {run[:n] + request.end for run, at in zip(request.runs, request.cuts, strict=True) for n in at}
+            totals = self.scores(engine, ScoreRequest(request.prompt, tuple(every))).totals
+            end = len(request.end)
+            worth = [total + request.reward * (len(t) - end) for t, total in zip(every, totals, strict=True)]
+            best = max(score.total + request.reward * score.length for score in found.scores)
+            assert best == pytest.approx(max(worth), abs=10 * self.tolerance)
+
+    def test_spans_that_can_not_be_scored_fail_alone(self, engine: Engine) -> None:
+        good = self.span_requests(engine, 2, True)[0]
+        bad = [
+            replace(good, runs=()),
+            replace(good, cuts=((9,),) * len(good.runs)),
+            replace(good, width=0),
+            replace(good, end=()),
+        ]
+        results = engine.spans([good, *bad])
+        assert isinstance(results[0], Spans)
+        assert all(isinstance(result, Failure) for result in results[1:])
+        assert engine.spans([]) == []

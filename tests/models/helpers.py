@@ -21,11 +21,14 @@ from cuecard.models.engine import (
     Sample,
     ScoreRequest,
     Scores,
+    SpanRequest,
+    Spans,
     Tokenizer,
     Turn,
 )
 from cuecard.models.limits import Limits
 from cuecard.models.local import LocalEngine
+from cuecard.models.spans import by_scoring
 from cuecard.models.tokenizer import HFTokenizer
 from tiny import build_tiny_tokenizer
 
@@ -206,6 +209,9 @@ class ScriptedEngine:
             return [Scores(tuple(tuple(-float(t) for t in c) for c in request.continuations)) for request in requests]
         finally:
             self.busy.release()
+
+    def spans(self, requests: Sequence[SpanRequest]) -> list[Spans | Failure]:
+        return by_scoring(self.score, requests)
 
     def _generation(self, request: GenerateRequest) -> Generation | Failure:
         samples = []

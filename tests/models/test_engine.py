@@ -29,6 +29,8 @@ from cuecard.models.engine import (
     Ledger,
     ScoreRequest,
     Scores,
+    SpanRequest,
+    Spans,
     Tokenizer,
 )
 from cuecard.models.limits import Limits
@@ -87,6 +89,9 @@ class Dead:
     def score(self, requests: Sequence[ScoreRequest]) -> list[Scores | Failure]:
         raise AssertionError(f"{len(requests)} requests are not in the journal")
 
+    def spans(self, requests: Sequence[SpanRequest]) -> list[Spans | Failure]:
+        raise AssertionError(f"{len(requests)} requests are not in the journal")
+
 
 class Replayed(Dead):
     """Writes every batch down with one journal, and answers from another that reads the same file."""
@@ -101,6 +106,9 @@ class Replayed(Dead):
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[Scores | Failure]:
         return self._replay("score", requests)
+
+    def spans(self, requests: Sequence[SpanRequest]) -> list[Spans | Failure]:
+        return self._replay("spans", requests)
 
     def _replay(self, ask: str, requests: Sequence[Any]) -> Any:
         written = getattr(self._writer, ask)(requests)
