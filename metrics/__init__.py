@@ -1,6 +1,6 @@
 """Metrics: how good a prediction is, and how sure that number is."""
 
-from .base import FieldMetric, Measurement, Metric, Record, TextMetric
+from .base import Declaration, FieldMetric, Measurement, Metric, Record, TextMetric
 from .function import FunctionMetric
 from .registry import metric, names
 from .statistics import (
@@ -16,6 +16,7 @@ from .statistics import (
 from .weighted import Weighted
 
 __all__ = [
+    "Declaration",
     "FieldMetric",
     "FunctionMetric",
     "Measurement",

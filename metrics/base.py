@@ -4,20 +4,24 @@ Every metric is a function of a sum. A metric whose aggregate is the mean adds u
 divides; BLEU adds up n-gram counts and lengths and computes one score from the totals. Because aggregation is always
 "sum, then `from_statistics`", resampling and permutation tests (`statistics.py`) need no knowledge of the metric.
 
-All scores are on the metric's own range `low`..`high`, higher is better. The built-in metrics use 0..1 throughout: BLEU
-and chrF are sacrebleu's 0..100 divided by 100.
+All scores are on the metric's own range `low`..`high`, higher is better. The built-in metrics use 0..1 (MCC -1..1):
+BLEU and chrF are sacrebleu's 0..100 divided by 100, and TER, an error rate, is told as what is left of 1.
+
+The standard error is the delete-one jackknife's, which needs the sums alone as well: Efron and Tibshirani, "An
+Introduction to the Bootstrap" (1993), equation 11.5. For a mean it is the sample's standard deviation over the root of
+n.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, final
+from typing import TYPE_CHECKING, Any, Literal, Protocol, final
 
 from ..errors import InputError
-from .values import as_text, labels, references
+from .values import answer, as_text, labels, references
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,6 +52,28 @@ class Measurement:
     def row(self) -> tuple[float, ...]:
         """The numbers summed over the examples: the statistics, or `(1, score)` where the aggregate is the mean."""
         return self.statistics or (1.0, self.score)
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """What a metric says of itself: the range of its scores, which end is good, how examples become one score.
+
+    `aggregation` is `mean` (of the examples' scores) or `corpus` (one score of the summed statistics). `interval` is
+    how `statistics.interval` finds the 95 % interval, `error` what `Metric.standard_error` estimates.
+    """
+
+    name: str
+    low: float
+    high: float
+    aggregation: Literal["mean", "corpus"]
+    direction: Literal["higher is better"] = "higher is better"
+    error: str = "delete-one jackknife"
+
+    @property
+    def interval(self) -> str:
+        """How the 95 % interval is found."""
+        wilson = self.aggregation == "mean" and (self.low, self.high) == (0.0, 1.0)
+        return "Wilson where every score is 0 or 1, else percentile bootstrap" if wilson else "percentile bootstrap"
 
 
 class Metric(ABC):
@@ -89,6 +115,38 @@ class Metric(ABC):
         """The aggregate from the sum of `Measurement.row` over the examples."""
         return float(total[1] / total[0])
 
+    @property
+    def aggregation(self) -> Literal["mean", "corpus"]:
+        """Whether the aggregate is the mean of the scores or one score of the summed statistics."""
+        return "corpus" if self.width else "mean"
+
+    @final
+    def describe(self) -> Declaration:
+        """The range, the direction, the aggregation and the standard error."""
+        return Declaration(self.name, self.low, self.high, self.aggregation)
+
+    def with_labels(self, labels: Mapping[str, Sequence[str]]) -> Metric:
+        """This metric, told which labels an output field can take; a metric that has no use for them is returned as is.
+
+        `labels`: the texts of the values of every output field whose type is finite, by field.
+        """
+        return self
+
+    @final
+    def standard_error(self, measurements: Sequence[Measurement]) -> float:
+        """The standard error of `aggregate`: the delete-one jackknife's; NaN for one example, which tells nothing."""
+        import numpy as np
+
+        n = len(measurements)
+        if not n:
+            raise InputError(f"metric {self.name!r} has nothing to aggregate", expected="at least one measurement")
+        if n == 1:
+            return math.nan
+        rows = np.array([measurement.row for measurement in measurements], dtype=np.float64)
+        total = np.array([math.fsum(column) for column in rows.T.tolist()])
+        without = np.array([self.from_statistics(total - row) for row in rows])
+        return float(np.sqrt((n - 1) / n * np.sum((without - without.mean()) ** 2)))
+
     @final
     def aggregate(self, measurements: Sequence[Measurement]) -> float:
         """The score of a whole set of examples. The order of the examples does not change a single bit of it."""
@@ -113,21 +171,20 @@ class FieldMetric(Metric):
 
     def measure(self, example: Record, prediction: Record) -> Measurement:
         """See `Metric.measure`."""
-        answers = {field: prediction[field] for field in prediction.keys()}  # noqa: SIM118 - a Record is not iterable
         parts = []
         for field, gold in self._gold(example).items():
-            if field not in answers:
-                raise InputError(
-                    f"metric {self.name!r} compares the field {field!r}, which the prediction does not have",
-                    expected=f"a program that gives it, or `field:` set to one of {', '.join(sorted(answers))}",
-                )
-            parts.append(self.compare(references(gold, answers[field]), answers[field]))
+            value = answer(prediction, field, metric=self.name)
+            parts.append(self.compare(self.references(gold, value), value))
         return _pool(parts)
 
     def worst(self, example: Record) -> Measurement:
         """See `Metric.worst`."""
-        parts = [self.compare(references(gold, ""), "") for gold in self._gold(example).values()]
+        parts = [self.compare(self.references(gold, ""), "") for gold in self._gold(example).values()]
         return Measurement(self.low, _pool(parts).statistics)
+
+    def references(self, gold: Any, prediction: Any) -> Sequence[Any]:
+        """The references that a gold value holds: several for a list beside a prediction that is not a list."""
+        return references(gold, prediction)
 
     def _gold(self, example: Record) -> dict[str, Any]:
         return labels(example, self.fields, metric=self.name)

@@ -1,8 +1,8 @@
-"""BLEU and chrF through sacrebleu, divided by 100 to stand on 0..1.
+"""BLEU, chrF and TER through sacrebleu, divided by 100 to stand on 0..1.
 
 Their aggregate is the corpus score, computed from summed statistics, not the mean of sentence scores: `aggregate`
-equals `sacrebleu.corpus_bleu` and `sacrebleu.corpus_chrf` with the same options. Several references of one example
-are all given to sacrebleu, and examples may have different numbers of them.
+equals `sacrebleu.corpus_bleu` and `sacrebleu.corpus_chrf` with the same options, and 1 less `sacrebleu.corpus_ter`.
+Several references of one example are all given to sacrebleu, and examples may have different numbers of them.
 """
 
 from __future__ import annotations
@@ -103,6 +103,47 @@ class Chrf(TextMetric):
         return _unit(self._sacrebleu._compute_score_from_stats(statistics).score)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Ter(TextMetric):
+    """1 less the translation edit rate (Snover et al., AMTA 2006), and 0 where more edits than words are needed.
+
+    Edits are words inserted, deleted or replaced, and runs of words moved. The statistics are the edits to the
+    reference that needs fewest, and the mean length of the references. Text is compared without case unless
+    `case_sensitive`; `normalized` splits punctuation off, `no_punct` drops it, `asian_support` makes either hold for
+    Chinese and Japanese.
+    """
+
+    name = "ter"
+    fields: tuple[str, ...] = ()
+    normalized: bool = False
+    no_punct: bool = False
+    asian_support: bool = False
+    case_sensitive: bool = False
+
+    @property
+    def width(self) -> int:
+        """See `Metric.width`."""
+        return 2
+
+    @cached_property
+    def _sacrebleu(self) -> Any:
+        from sacrebleu.metrics.ter import TER
+
+        return TER(self.normalized, self.no_punct, self.asian_support, self.case_sensitive)
+
+    def compare_text(self, gold: Sequence[str], prediction: str) -> Measurement:
+        """See `TextMetric.compare_text`."""
+        [statistics] = self._sacrebleu._extract_corpus_statistics([prediction], [[reference] for reference in gold])
+        return Measurement(self._score(statistics), tuple(map(float, statistics)))
+
+    def from_statistics(self, total: np.ndarray) -> float:
+        """What corpus TER of the summed statistics leaves of 1."""
+        return self._score(total.tolist())
+
+    def _score(self, statistics: Sequence[float]) -> float:
+        return 1 - _unit(self._sacrebleu._compute_score_from_stats(statistics).score)
+
+
 def _unit(score: float) -> float:
-    # Rounding can lift a perfect sacrebleu score a hair above 100.
+    # Rounding can lift a perfect sacrebleu score a hair above 100; TER may be far above it.
     return min(float(score) / 100, 1.0)

@@ -22,9 +22,16 @@ from pydantic import TypeAdapter, ValidationError
 
 from ..errors import InputError, nearest
 from .base import Metric
-from .corpus import Bleu, Chrf
+from .corpus import Bleu, Chrf, Ter
+from .edit import Levenshtein
+from .embedding import Similarity
+from .extraction import SetF1, SpanF1
 from .function import FunctionMetric, load
+from .json_fields import JsonFields
+from .labels import Accuracy, MacroF1, Mcc
 from .matching import F1, ExactMatch
+from .numeric import Numeric
+from .patterns import Contains, Length, Regex
 from .rouge import Rouge1, Rouge2, RougeL, RougeLsum
 from .weighted import Weighted
 
@@ -32,9 +39,12 @@ GROUP = "cuecard.metrics"
 
 Factory = Callable[..., Metric]
 
-_BUILT_IN: Mapping[str, Factory] = MappingProxyType(
-    {kind.name: kind for kind in (ExactMatch, F1, Rouge1, Rouge2, RougeL, RougeLsum, Bleu, Chrf)}
+_KINDS: tuple[type[Metric], ...] = (
+    *(ExactMatch, F1, Contains, Regex, Length, Levenshtein, Similarity, Numeric),
+    *(Accuracy, MacroF1, Mcc, JsonFields, SetF1, SpanF1),
+    *(Rouge1, Rouge2, RougeL, RougeLsum, Bleu, Chrf, Ter),
 )
+_BUILT_IN: Mapping[str, Factory] = MappingProxyType({kind.name: kind for kind in _KINDS})
 _COMPOSED = ("python", "weighted")
 
 

@@ -17,13 +17,14 @@ from .base import Measurement, TextMetric
 class Rouge(TextMetric):
     """Overlap with the best reference, the one of highest F-measure.
 
-    `use_stemmer` compares Porter stems of words longer than three letters; `part` says which number counts.
+    `use_stemmer` compares Porter stems of words longer than three letters; `score` says which number counts. The
+    reference is chosen by F-measure in any case, as the library does.
     """
 
     kind: ClassVar[str]
     fields: tuple[str, ...] = ()
     use_stemmer: bool = False
-    part: Literal["f", "precision", "recall"] = "f"
+    score: Literal["f1", "precision", "recall"] = "f1"
 
     @cached_property
     def _scorer(self) -> Any:
@@ -33,10 +34,8 @@ class Rouge(TextMetric):
 
     def compare_text(self, gold: Sequence[str], prediction: str) -> Measurement:
         """See `TextMetric.compare_text`."""
-        score = self._scorer.score_multi(gold, prediction)[self.kind]
-        return Measurement(
-            float({"f": score.fmeasure, "precision": score.precision, "recall": score.recall}[self.part])
-        )
+        best = self._scorer.score_multi(gold, prediction)[self.kind]
+        return Measurement(float({"f1": best.fmeasure, "precision": best.precision, "recall": best.recall}[self.score]))
 
 
 class Rouge1(Rouge):

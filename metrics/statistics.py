@@ -9,7 +9,7 @@ number of threads: sums are taken by `einsum`, which never calls a threaded libr
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import NormalDist
 from typing import Any
@@ -25,6 +25,7 @@ Floats = NDArray[np.float64]
 _EXACT = 12  # Up to this many differing examples, all 2^k sign flips are enumerated.
 _CHUNK = 4_000_000  # Elements of one block of resampling weights.
 _FEWEST = 8  # Racing never drops a candidate on fewer examples.
+_FEWEST_DIFFERING = 5  # A sign test at 5 % needs this many lost rows, all of one sign: 2^-5 < 0.05 < 2^-4.
 _ROUNDING = 1e-12  # Differences this close, relative to the range of scores, are the same difference.
 
 
@@ -48,7 +49,8 @@ class PairedResult:
 
     `difference` is our aggregate less theirs, `low` and `high` its 95 % interval. `p_value` is one-sided, the chance
     of a difference at least this large if the two programs were interchangeable; `p_two_sided` counts both
-    directions. `wins`, `losses` and `ties` count examples by their scores.
+    directions. `wins`, `losses` and `ties` count examples by their scores. Where `paired_test` was given another
+    confidence, the interval is at that.
     """
 
     difference: float
@@ -132,6 +134,7 @@ def paired_test(
     *,
     seed: int = 0,
     resamples: int = 5000,
+    confidence: float = 0.95,
 ) -> PairedResult:
     """Test whether ours is better than theirs; the two sequences are over the same examples in the same order.
 
@@ -139,8 +142,9 @@ def paired_test(
     programs' outputs of an example (for mean metrics: flips the difference's sign). All swaps are enumerated when at
     most 12 examples differ; otherwise `resamples` random ones are drawn and the observed one is counted among them,
     which keeps the test from rejecting too often (Phipson and Smyth 2010). For corpus metrics this is approximate
-    randomization (Riezler and Maxwell 2005), as in sacrebleu. The interval is the paired bootstrap's; over one
-    example it is the whole range of differences. Raises `InputError` when the lengths differ or are 0.
+    randomization (Riezler and Maxwell 2005), as in sacrebleu. The interval, at `confidence`, is the paired
+    bootstrap's; over one example it is the whole range of differences. Raises `InputError` when the lengths differ or
+    are 0.
     """
     n = len(ours)
     _need(n == len(theirs), f"a paired test of {n} and {len(theirs)} measurements", "the same examples for both")
@@ -157,7 +161,7 @@ def paired_test(
             _aggregates(metric, _sums(counts, a)) - _aggregates(metric, _sums(counts, b))
             for counts in _counts(draws, n, resamples)
         ]
-        low, high = _percentiles(np.concatenate(both), 0.95)
+        low, high = _percentiles(np.concatenate(both), confidence)
     gaps = [x.score - y.score for x, y in zip(ours, theirs, strict=True)]
     wins, losses = sum(gap > 0 for gap in gaps), sum(gap < 0 for gap in gaps)
     return PairedResult(difference, low, high, one_sided, two_sided, n, wins, losses, n - wins - losses)
@@ -196,6 +200,65 @@ def smallest_detectable_difference(n: int, *, sd: float = 0.5, power: float = 0.
     _need(sd >= 0, f"a standard deviation of {sd} does not exist", "0 or more")
     z = NormalDist().inv_cdf
     return (z(1 - _fraction(level, "level")) + z(_fraction(power, "power"))) * sd / math.sqrt(n)
+
+
+def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+    """The p-values of several tests, corrected so that the chance of any false alarm among them stays at the level.
+
+    Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of Statistics 6 (1979): the
+    smallest of m is multiplied by m, the next by m - 1, and none is below a smaller one's. It needs no independence.
+    Raises `InputError` for what is no probability.
+
+    >>> holm({"rouge_l": 0.01, "bleu": 0.04, "exact_match": 0.3})
+    {'rouge_l': 0.03, 'bleu': 0.08, 'exact_match': 0.3}
+    """
+    for name, value in p_values.items():
+        _need(0 <= value <= 1, f"the p-value of {name!r} is {value}", "a number from 0 to 1")
+    corrected, floor = {}, 0.0
+    for place, name in enumerate(sorted(p_values, key=lambda name: p_values[name])):
+        floor = max(floor, min(1.0, (len(p_values) - place) * p_values[name]))
+        corrected[name] = floor
+    return {name: corrected[name] for name in p_values}
+
+
+def paired_deviation(metric: Metric, ours: Sequence[Measurement], theirs: Sequence[Measurement]) -> float:
+    """The standard deviation of an example's share in the difference of aggregates, for the smallest detectable one.
+
+    For a mean it is that of the examples' differences; for a corpus metric that of the delete-one jackknife's
+    pseudo-values (Efron and Tibshirani 1993, section 11.5), of which the mean's is a special case. Where fewer than 5
+    rows differ the data hardly tell how much rows differ, and a test that needs 5 lost rows to see a loss cannot see
+    less: it is then that of 5 rows which differ by the mean difference, or by the whole range where none do. Raises
+    `InputError` when the lengths differ or are 0.
+    """
+    n = len(ours)
+    _need(n == len(theirs), f"a comparison of {n} and {len(theirs)} measurements", "the same examples for both")
+    _need(n >= 1, "there are no measurements to compare", "at least one")
+    a, b = _matrix(ours), _matrix(theirs)
+    found = _jackknifed(_left_out(metric, a) - _left_out(metric, b)) if n > 1 else metric.high - metric.low
+    gaps = [abs(x.score - y.score) for x, y in zip(ours, theirs, strict=True) if x.row != y.row]
+    if len(gaps) >= _FEWEST_DIFFERING:
+        return found
+    each = math.fsum(gaps) / len(gaps) if any(gaps) else metric.high - metric.low
+    return max(found, each * math.sqrt(min(1.0, _FEWEST_DIFFERING / n)))
+
+
+def score_deviation(metric: Metric, measurements: Sequence[Measurement]) -> float:
+    """`paired_deviation` of one program by itself, whose examples all do as well as the aggregate says elsewhere."""
+    n = len(measurements)
+    _need(n >= 1, "there are no measurements", "at least one")
+    span = metric.high - metric.low
+    found = _jackknifed(_left_out(metric, _matrix(measurements))) if n > 1 else span
+    return found if found > _ROUNDING * span else span * math.sqrt(min(1.0, _FEWEST_DIFFERING / n))
+
+
+def _left_out(metric: Metric, rows: Floats) -> Floats:
+    """The aggregate without each row in turn."""
+    return _aggregates(metric, _column_sums(rows) - rows)
+
+
+def _jackknifed(left_out: Floats) -> float:
+    n = len(left_out)
+    return math.sqrt((n - 1) * math.fsum((left_out - left_out.mean()) ** 2))
 
 
 def _permutation(

@@ -42,6 +42,39 @@ def _labelled(example: Record) -> dict[str, Any]:
     return {key: example[key] for key in example.keys()}  # noqa: SIM118 - a Record is not iterable
 
 
+def answer(prediction: Record, field: str, *, metric: str) -> Any:
+    """The value of `field` in `prediction`. Raises `InputError` when it is missing."""
+    given = list(prediction.keys())
+    if field not in given:
+        raise InputError(
+            f"metric {metric!r} compares the field {field!r}, which the prediction does not have",
+            expected=f"a program that gives it, or `field:` set to one of {', '.join(sorted(given))}",
+        )
+    return prediction[field]
+
+
+def answers(example: Record, prediction: Record, fields: Sequence[str], *, metric: str) -> dict[str, Any]:
+    """The predicted values that a metric looks at which needs no gold value, by field.
+
+    `fields` names them; when it is empty they are those that the example labels, or else the only one there is. Raises
+    `InputError` when a field is missing or nothing says which one is meant.
+    """
+    given = list(prediction.keys())
+    chosen = list(fields) or [field for field in _labelled(example) if field in given]
+    if not chosen and len(given) != 1:
+        raise InputError(
+            f"metric {metric!r} cannot tell which field to look at: the example labels none",
+            expected=f"`field:` set to one of {', '.join(sorted(given))}" if given else "a program with an output",
+        )
+    chosen = chosen or given
+    return {field: answer(prediction, field, metric=metric) for field in chosen}
+
+
+def tuple_of(value: Any) -> Any:
+    """A list as a tuple and one value as a tuple of it, for options that take one value or several."""
+    return tuple(value) if isinstance(value, list | tuple) else (value,)
+
+
 def references(gold: Any, prediction: Any) -> Sequence[Any]:
     """The gold value as its references: a list beside a prediction that is not one is several of them.
 

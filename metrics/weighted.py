@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Literal
 
 from ..errors import InputError
 from .base import Measurement, Metric, Record
@@ -60,6 +60,17 @@ class Weighted(Metric):
             scores.append(part.from_statistics(total[start : start + width]))
             start += width
         return self._sum(scores)
+
+    @property
+    def aggregation(self) -> Literal["mean", "corpus"]:
+        """See `Metric.aggregation`."""
+        return "corpus" if any(part.aggregation == "corpus" for part in self.metrics) else "mean"
+
+    def with_labels(self, labels: Mapping[str, Sequence[str]]) -> Weighted:
+        """See `Metric.with_labels`."""
+        told = [part.with_labels(labels) for part in self.metrics]
+        same = all(ours is theirs for ours, theirs in zip(told, self.metrics, strict=True))
+        return self if same else Weighted(told, self.weights)
 
     @property
     def _widths(self) -> list[int]:

@@ -12,9 +12,15 @@ from cuecard.errors import InputError
 from cuecard.metrics import Measurement, Metric, Record, Weighted, metric, names
 
 BUILT_IN = (
-    "bleu", "chrf", "exact_match", "f1", "python", "rouge_1", "rouge_2", "rouge_l", "rouge_lsum", "weighted",
+    "accuracy", "bleu", "chrf", "contains", "exact_match", "f1", "json_fields", "length", "levenshtein", "macro_f1", "mcc",
+    "numeric", "python", "regex", "rouge_1", "rouge_2", "rouge_l", "rouge_lsum", "set_f1", "similarity", "span_f1", "ter",
+    "weighted",
 )  # fmt: skip
-ALL = "bleu, chrf, exact_match, f1, python, rouge_1, rouge_2, rouge_l, rouge_lsum, weighted"
+ALL = (
+    "accuracy, bleu, chrf, contains, exact_match, f1, json_fields, length, levenshtein, macro_f1, mcc, numeric, python, "
+    "regex, rouge_1, rouge_2, rouge_l, rouge_lsum, set_f1, similarity, span_f1, ter, weighted"
+)
+NEEDED = {"length": {"max": 3}}
 EXAMPLE = {"answer": "the cat sat", "queue": "billing"}
 PREDICTION = {"answer": "the cat", "queue": "billing"}
 
@@ -25,8 +31,9 @@ def test_names() -> None:
 
 @pytest.mark.parametrize("name", [name for name in BUILT_IN if name not in ("python", "weighted")])
 def test_every_name_makes_the_metric_of_that_name(name: str) -> None:
-    assert metric(name).name == name
-    assert metric({"metric": name, "fields": ["answer", "queue"]}).fields == ("answer", "queue")
+    given = {"metric": name, **NEEDED.get(name, {})}
+    assert metric(given).name == name
+    assert metric({**given, "fields": ["answer", "queue"]}).fields == ("answer", "queue")
 
 
 def test_a_metric_and_a_subclass_of_it_are_taken_as_they_are() -> None:
@@ -68,7 +75,7 @@ def test_a_weighted_sum_keeps_corpus_scores() -> None:
         ("qqq", f"s.yaml:7: metric: there is no metric 'qqq'; expected one of {ALL}"),
         (
             {"metric": "rouge_l", "stemmer": True},
-            "s.yaml:7: metric: metric 'rouge_l' has no option 'stemmer'; expected one of field, fields, part, "
+            "s.yaml:7: metric: metric 'rouge_l' has no option 'stemmer'; expected one of field, fields, score, "
             "use_stemmer (did you mean 'use_stemmer'?)",
         ),
         (
@@ -76,8 +83,35 @@ def test_a_weighted_sum_keeps_corpus_scores() -> None:
             "s.yaml:7: metric: option 'use_stemmer' of metric 'rouge_l' is 'yes'; expected a valid boolean",
         ),
         (
-            {"metric": "rouge_l", "part": "F"},
-            "s.yaml:7: metric: option 'part' of metric 'rouge_l' is 'F'; expected 'f', 'precision' or 'recall'",
+            {"metric": "rouge_l", "score": "F"},
+            "s.yaml:7: metric: option 'score' of metric 'rouge_l' is 'F'; expected 'f1', 'precision' or 'recall'",
+        ),
+        ("length", "s.yaml:7: metric: metric 'length' has no limit; expected `min`, `max` or both"),
+        (
+            {"metric": "length", "min": 5, "max": 2},
+            "s.yaml:7: metric: metric 'length' wants 5 to 2 words; expected min <= max",
+        ),
+        (
+            {"metric": "length", "max": "3"},
+            "s.yaml:7: metric: option 'max' of metric 'length' is '3'; expected a valid integer",
+        ),
+        (
+            {"metric": "regex", "pattern": "("},
+            "s.yaml:7: metric: the pattern '(' of metric 'regex' is not a regular expression: missing ), unterminated "
+            "subpattern at position 0\n  In YAML write it in single quotes, which leave backslashes as they are.",
+        ),
+        (
+            {"metric": "contains", "text": ["a", ""]},
+            "s.yaml:7: metric: metric 'contains' looks for an empty text; expected a text to look for",
+        ),
+        (
+            {"metric": "macro_f1", "labels": ["a", "A"], "ignore_case": True},
+            "s.yaml:7: metric: the labels ['a', 'A'] of metric 'macro_f1' cannot be told apart; expected at least two, "
+            "each different from the others and not empty",
+        ),
+        (
+            {"metric": "numeric", "relative": -0.1},
+            "s.yaml:7: metric: option 'relative' of metric 'numeric' is -0.1; expected greater than or equal to 0",
         ),
         (
             {"metric": "chrf", "char_order": 0},
@@ -193,10 +227,10 @@ def test_weighted_refuses_what_cannot_be_summed() -> None:
         Weighted([])
 
 
-class Length(Metric):
+class Short(Metric):
     """A metric as another package would write it: 1 where the prediction has at most `most` characters."""
 
-    name = "length"
+    name = "short"
 
     def __init__(self, *, most: int, fields: tuple[str, ...] = ()) -> None:
         self.most, self.fields = most, fields
@@ -213,15 +247,15 @@ def broken(*, x: int = 0) -> str:
 def plugins(monkeypatch: pytest.MonkeyPatch) -> None:
     points = EntryPoints(
         EntryPoint(name, f"{__name__}:{attribute}", registry.GROUP)
-        for name, attribute in (("length", "Length"), ("broken", "broken"), ("gone", "nothing_here"), ("f1", "broken"))
+        for name, attribute in (("short", "Short"), ("broken", "broken"), ("gone", "nothing_here"), ("f1", "broken"))
     )
     monkeypatch.setattr(registry, "entry_points", lambda group: points.select(group=group))
 
 
 @pytest.mark.usefixtures("plugins")
 def test_other_packages_add_metrics_through_entry_points() -> None:
-    assert set(names()) == {*BUILT_IN, "length", "broken", "gone"}
-    ours = metric({"metric": "length", "most": 3, "field": "a"})
+    assert set(names()) == {*BUILT_IN, "short", "broken", "gone"}
+    ours = metric({"metric": "short", "most": 3, "field": "a"})
     assert ours.measure({"a": "x"}, {"a": "four"}).score == 0
     assert ours.measure({"a": "x"}, {"a": "two"}).score == 1
     assert metric("f1").name == "f1"  # A built-in name cannot be taken.
@@ -231,14 +265,14 @@ def test_other_packages_add_metrics_through_entry_points() -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("length", "metric: metric 'length' needs the option 'most'"),
+        ("short", "metric: metric 'short' needs the option 'most'"),
         (
-            {"metric": "length", "most": "3"},
-            "metric: option 'most' of metric 'length' is '3'; expected a valid integer",
+            {"metric": "short", "most": "3"},
+            "metric: option 'most' of metric 'short' is '3'; expected a valid integer",
         ),
         (
-            {"metric": "length", "mots": 3},
-            "metric: metric 'length' has no option 'mots'; expected one of field, fields, most (did you mean 'most'?)",
+            {"metric": "short", "mots": 3},
+            "metric: metric 'short' has no option 'mots'; expected one of field, fields, most (did you mean 'most'?)",
         ),
         ("broken", "metric: metric 'broken' makes 'no metric'; expected a Metric"),
         (

@@ -27,12 +27,12 @@ def score(spec: Any, gold: Any, prediction: Any) -> float:
 @pytest.mark.parametrize("name", KINDS)
 @settings(max_examples=100, deadline=None)
 @given(
-    gold=reference_lists, prediction=sentences, stem=st.booleans(), part=st.sampled_from(["f", "precision", "recall"])
+    gold=reference_lists, prediction=sentences, stem=st.booleans(), part=st.sampled_from(["f1", "precision", "recall"])
 )
 def test_rouge_is_the_rouge_score_library(name: str, gold: list[str], prediction: str, stem: bool, part: str) -> None:
     library = RougeScorer([KINDS[name]], use_stemmer=stem).score_multi(gold, prediction)[KINDS[name]]
-    expected = {"f": library.fmeasure, "precision": library.precision, "recall": library.recall}[part]
-    assert score({"metric": name, "use_stemmer": stem, "part": part}, gold, prediction) == expected
+    expected = {"f1": library.fmeasure, "precision": library.precision, "recall": library.recall}[part]
+    assert score({"metric": name, "use_stemmer": stem, "score": part}, gold, prediction) == expected
 
 
 def test_rouge_lsum_takes_lines_for_sentences_and_rouge_l_does_not() -> None:
@@ -81,7 +81,7 @@ def test_corpus_bleu_is_not_the_mean_of_sentence_scores() -> None:
     assert abs(bleu.aggregate(measured) - mean) > 0.05
 
 
-@pytest.mark.parametrize("name", ["bleu", "chrf"])
+@pytest.mark.parametrize("name", ["bleu", "chrf", "ter"])
 def test_an_unreadable_output_weighs_with_its_references_length(name: str) -> None:
     ours = metric(name)
     good = ours.measure({"a": "the cat sat on the mat"}, {"a": "the cat sat on the mat"})
@@ -103,6 +103,18 @@ def test_bleu_over_two_fields_is_bleu_over_the_segments_of_both() -> None:
 @pytest.mark.parametrize("name", [*KINDS, "bleu", "chrf"])
 def test_empty_texts_score_zero(name: str) -> None:
     assert [score(name, g, p) for g, p in (("", ""), ("", "cat"), ("cat", ""), ("cat", None))] == [0, 0, 0, 0]
+
+
+def test_ter_is_what_the_edits_leave_of_one_and_never_below_zero() -> None:
+    assert score("ter", "the cat sat on the mat", "on the mat the cat sat") == pytest.approx(5 / 6)  # One move.
+    assert score("ter", ["a b c d", "a b"], "a b") == 1  # No edit to the second; its length would not matter.
+    assert score("ter", ["a b c d", "x y"], "a b") == pytest.approx(1 / 3)  # Two edits, by the mean length of three.
+    assert score("ter", "cat", "a dog ran through the park") == 0
+    assert score({"metric": "ter", "case_sensitive": True}, "Cat", "cat") == 0
+    assert [score("ter", g, p) for g, p in (("", ""), ("", "cat"), ("cat", ""))] == [1, 0, 0]
+    ours = metric("ter")
+    long, right = ours.measure({"a": "cat"}, {"a": "a dog ran off"}), ours.measure({"a": "a b c d"}, {"a": "a b c d"})
+    assert ours.aggregate([long, right]) == pytest.approx(1 - 4 / 5)  # What is too long weighs on the others.
 
 
 def test_chinese_needs_its_own_tokenizer_or_characters() -> None:
