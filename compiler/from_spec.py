@@ -26,6 +26,7 @@ from ..programs.spec import load_spec
 from .api import compile_task
 from .compiled import Compiled
 from .data import Examples, check_disjoint, load_examples, split
+from .label_metrics import knowing_labels
 from .options import DEFAULT_METRIC_CALLS
 from .pipeline import Reporter, Task
 from .run_folder import RUNS
@@ -68,7 +69,7 @@ def compile_spec(
     task = Task(
         name=spec.name,
         program=program,
-        metric=metric,
+        metric=knowing_labels(metric, program),
         train=splits["train"],
         dev=splits["dev"],
         test=splits["test"],

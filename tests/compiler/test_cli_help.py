@@ -15,6 +15,8 @@ VERBS = (
     ("run",),
     ("show",),
     ("eval",),
+    ("diff",),
+    ("ab",),
     ("test",),
     ("models",),
     ("models", "list"),
@@ -39,6 +41,8 @@ Commands:
   run      Run a program on an input, or on a file of them.
   show     Show the exact prompts of a program.
   eval     Score a program on examples.
+  diff     Compare two programs, runs or baselines.
+  ab       Run two programs on the same examples and compare them.
   test     Run the tests of a spec.
   models   List, fetch and describe models.
 

@@ -1,0 +1,214 @@
+"""One side of a comparison: what a program asks of the model, and how it scored, from whatever holds either.
+
+A side is read from a spec or compiled program (prompts, scores of splits), from the folder of a compile's run (the
+chosen trial's prompts and its score of every dev example), from a recording (`cuecard eval --record`) or from a
+baseline (scores by example). What a file does not hold is simply not compared.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import Any, Literal
+
+import dspy
+
+from ..errors import InputError
+from ..files import read_text
+from ..metrics import Measurement, Metric
+from ..optimizers.base import Outcome
+from ..programs.graph import build
+from ..programs.learned import state_of
+from ..programs.schema import Spec
+from ..programs.spec import load_spec
+from ..programs.state import PredictorState
+from ..signatures import signature
+from .baseline import Baseline, read_baseline, row_key, unique_keys
+from .evaluate import gold_fields, measured
+from .evaluator import candidate_of
+from .replay import RECORD, SCORES
+from .testing.gates import program_digest
+
+Kind = Literal["program", "run", "recording", "baseline"]
+SCORE = ("value", "low", "high", "n")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a predictor asks of the model. `demos` are texts, None where only their number is known."""
+
+    instructions: str
+    demos: tuple[str, ...] | None
+    settings: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side. `scores` are by split, `rows` measurements by row key; `facts` are target, metric, seed and so on."""
+
+    name: str
+    kind: Kind
+    predictors: Mapping[str, Asked] = field(default_factory=dict)
+    facts: Mapping[str, str] = field(default_factory=dict)
+    scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    metric: str = ""
+    rows: Mapping[str, Measurement] = field(default_factory=dict)
+
+
+def read_side(path: Path, *, allow_outside: bool = False) -> Side:
+    """The side that a path holds. Raises `InputError` for a path that holds none."""
+    if path.is_dir():
+        if (path / "run.json").is_file():
+            return _run_side(path)
+        if (path / RECORD).is_file():
+            return _recording_side(path)
+        expected = "a run's folder (run.json), or a recording (record.json)"
+        raise InputError("the folder holds neither a run nor a recording", path=path, expected=expected)
+    if path.suffix.lower() == ".json":
+        return baseline_side(str(path), read_baseline(path))
+    return program_side(str(path), load_spec(path, allow_outside=allow_outside))
+
+
+def program_side(name: str, spec: Spec) -> Side:
+    """The side of a spec, or of a compiled program."""
+    states = candidate_of(build(spec)).states if spec.steps else _python_states(spec)
+    compiled = spec.compiled
+    facts = {"program": spec.name}
+    scores: dict[str, Mapping[str, float]] = {}
+    if compiled is not None:
+        target = compiled.target
+        facts["target"] = ", ".join(part for part in (target.name, target.dtype, target.device) if part)
+        facts |= {"target identity": target.identity, "seed": str(compiled.seed), "optimizer": compiled.optimizer or ""}
+        facts |= {f"{split} data": digest[:12] for split, digest in compiled.data.items()}
+        facts |= {f"version of {package}": number for package, number in compiled.versions.items()}
+        scores = {split: score.model_dump(exclude_none=True) for split, score in compiled.scores.items()}
+    return Side(name, "program", {name: asked(state) for name, state in states.items()}, facts, scores)
+
+
+def baseline_side(name: str, baseline: Baseline, kind: Kind = "baseline") -> Side:
+    """The side of a baseline."""
+    facts = {"program": baseline.program, "target identity": baseline.target}
+    given = {key: value for key, value in facts.items() if value}
+    return Side(name, kind, facts=given, metric=baseline.metric, rows=baseline.rows)
+
+
+def scored_baseline(
+    spec: Spec, program: dspy.Module, target: str, metric: Metric, outcomes: Sequence[Outcome]
+) -> Baseline:
+    """The scores of outcomes by row key; those whose call failed have none. `target`: its identity."""
+    gold = gold_fields(program)
+    keys = unique_keys(
+        row_key(outcome.row.inputs, {k: v for k, v in outcome.row.labels.items() if gold is None or k in gold})
+        for outcome in outcomes
+    )
+    there = [(key, outcome) for key, outcome in zip(keys, outcomes, strict=True) if outcome.error is None]
+    found = measured(program, [outcome for _, outcome in there], metric)
+    rows = dict(zip((key for key, _ in there), found, strict=True))
+    return Baseline(metric.name, rows, program_digest(spec), target)
+
+
+def asked(state: PredictorState) -> Asked:
+    """What a predictor with these parameters asks."""
+    plain = state.model_dump(mode="json", exclude={"instructions", "demos"})
+    settings = {"demos": str(len(state.demos)), **dict(_flat(plain))}
+    return Asked(state.instructions or "", tuple(_demo_text(demo) for demo in state.demos), settings)
+
+
+def _python_states(spec: Spec) -> dict[str, PredictorState]:
+    """The states of a compiled Python program's predictors, which the file holds without the program."""
+    found = {}
+    for name, learned in (spec.predictors or {}).items():
+        assert learned.signature is not None, "reading the spec has asked for it"
+        found[name] = state_of(learned, signature(learned.signature, learned.instructions), spec.model)
+    return found
+
+
+def _run_side(path: Path) -> Side:
+    run = _json(path / "run.json", read_text(path / "run.json"))
+    trials = _trials(path / "trials.jsonl")
+    try:
+        return _run_of(path, run, trials)
+    except (KeyError, TypeError, AttributeError) as error:
+        hint = "Compile again: the run may be of another version."
+        raise InputError("what run.json and trials.jsonl say is not a run", path=path, hint=hint) from error
+
+
+def _run_of(path: Path, run: Mapping[str, Any], trials: Sequence[Mapping[str, Any]]) -> Side:
+    number = run.get("trial")
+    if number is None:  # the run has not ended: what was best when it stopped
+        number = next((trial["trial"] for trial in reversed(trials) if trial.get("best")), None)
+    trial: Mapping[str, Any] = next((each for each in trials if each.get("trial") == number), {})
+    predictors = {}
+    for name, state in trial.get("states", {}).items():
+        plain = {key: value for key, value in state.items() if key != "instructions"}
+        predictors[name] = Asked(state.get("instructions") or "", None, dict(_flat(plain)))
+    about, seed = run.get("target") or {}, run.get("seed")
+    facts = {
+        "program": str(run.get("name", "")),
+        "target": ", ".join(str(about[key]) for key in ("name", "dtype", "device") if about.get(key)),
+        "target identity": str(about.get("identity", "")),
+        "seed": "" if seed is None else str(seed),
+        "optimizer": str(run.get("optimizer", "")),
+        "status": str(run.get("status", "")),
+        "trial": "" if number is None else str(number),
+    }
+    scores = {split: {key: score[key] for key in SCORE} for split, score in (run.get("compiled") or {}).items()}
+    rows = trial.get("scores", [])
+    # A run says nothing of its rows but their scores: another with the same seed and as many has the same ones.
+    places = {f"dev {place} of {len(rows)}, seed {seed}": Measurement(s) for place, s in enumerate(rows, start=1)}
+    return Side(str(path), "run", predictors, facts, scores, str(run.get("metric", "")), places)
+
+
+def _recording_side(path: Path) -> Side:
+    about = _json(path / RECORD, read_text(path / RECORD)).get("target") or {}
+    if (path / SCORES).is_file():
+        side = baseline_side(str(path), read_baseline(path / SCORES), "recording")
+    else:
+        side = Side(str(path), "recording")
+    target = ", ".join(str(about[key]) for key in ("name", "dtype", "device") if about.get(key))
+    facts = {**side.facts, "target": target, "target identity": str(about.get("identity", ""))}
+    return Side(side.name, side.kind, facts=facts, metric=side.metric, rows=side.rows)
+
+
+def _trials(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        return []
+    lines = read_text(path).split("\n")
+    whole = lines[:-1]  # a line that is being written, or was cut off, is no trial yet
+    return [_json(path, line, number) for number, line in enumerate(whole, start=1) if line]
+
+
+def _json(path: str | PathLike[str], text: str, line: int | None = None) -> dict[str, Any]:
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"not valid JSON: {error}", path=path, line=line) from None
+    if not isinstance(data, dict):
+        raise InputError("not a JSON object", path=path, line=line)
+    return data
+
+
+def _flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """Nested settings as dotted names with their values in words; a pool of demos by its number and a hash."""
+    if name == "readout" and isinstance(value, str):  # the short form of a kind alone
+        yield "readout.kind", value
+    elif isinstance(value, Mapping):
+        for key, part in value.items():
+            yield from _flat(part, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, list) and value and all(isinstance(each, Mapping) for each in value):
+        digest = hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:8]
+        yield name, f"{len(value)} demos ({digest})"
+    elif value is not None:
+        yield name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _demo_text(demo: Mapping[str, Any]) -> str:
+    return "\n".join(f"{name}: {value if isinstance(value, str) else _plain(value)}" for name, value in demo.items())
+
+
+def _plain(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, default=str)
