@@ -5,7 +5,7 @@ What is wrong is noted and not raised, so that one look shows everything.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,6 +21,7 @@ from .formats.registry import format_named
 from .plan import Plan
 from .problems import KeyProblems, Keys
 from .schema import LOCAL_KEYS, SERVER_KEYS, Learned, ModelSpec, PredictorSpec, Spec
+from .schema_tests import AssertSpec, TestSpec
 from .spans import sources_of
 
 NODE_KEYS = ("module", "fields", "instructions", "format", "readout", "decoding", "demos", "nearest")
@@ -166,62 +167,97 @@ def check_search(spec: Spec, problems: KeyProblems) -> None:
 
 
 def check_tests(spec: Spec, plan: Plan | None, problems: KeyProblems) -> None:
-    """Each test is of one kind, and names inputs and outputs that the program has."""
+    """The spec's tests fit its program, as far as that could be read."""
+    if plan is None or len(plan.steps) < len(spec.steps):
+        check_test_list(spec.tests, None, None, problems)
+        return
+    inputs = plan.inputs if len(plan.inputs) >= len(spec.inputs or ()) else None
+    check_test_list(spec.tests, inputs, plan.outputs, problems)
+
+
+def check_test_list(
+    tests: Sequence[TestSpec],
+    inputs: Mapping[str, Any] | None,
+    outputs: Iterable[str] | None,
+    problems: KeyProblems,
+) -> None:
+    """Each test is of one kind, and names inputs and outputs that the program has (None: they are not known)."""
     names: dict[str, int] = {}
-    for index, test in enumerate(spec.tests):
+    for index, test in enumerate(tests):
         keys = ("tests", index)
         if test.name in names:
             problems.at((*keys, "name"), f"the name {test.name!r} stands twice, first in tests[{names[test.name]}]")
         names.setdefault(test.name, index)
-        case = test.inputs is not None and test.conditions
-        quality = test.data is not None and not (test.at_least is None and test.baseline is None)
-        of_case = {"inputs", "conditions"} & test.model_fields_set
-        of_quality = {"data", "metric", "at_least", "baseline"} & test.model_fields_set
-        if not ((case and not of_quality) or (quality and not of_case)):
-            kinds = "either 'inputs' and 'assert', or 'data' and one of 'at_least' and 'baseline'"
-            problems.at(keys, "the test is not complete, or of two kinds", expected=kinds)
-        if plan is None or len(plan.steps) < len(spec.steps):
-            continue  # what a node that could not be read has to do with the test is not known
-        if test.inputs is not None and len(plan.inputs) >= len(spec.inputs or ()):
-            _check_inputs(test.inputs, plan, (*keys, "inputs"), problems)
-        for position, condition in enumerate(test.conditions or ()):
-            if condition.field is not None and condition.field not in plan.outputs:
-                near = nearest(condition.field, plan.outputs)
-                expected = None if near else f"one of {', '.join(plan.outputs)}"
-                place = (*keys, "assert", position, "field")
-                message = f"the program has no output {condition.field!r}"
-                problems.at(place, message, expected=expected, nearest=near)
+        _check_kind(test, keys, problems)
+        if test.inputs is not None and inputs is not None:
+            _check_inputs(test.inputs, inputs, (*keys, "inputs"), problems)
+        if outputs is not None:
+            _check_fields(test.conditions or (), tuple(outputs), (*keys, "assert"), problems)
 
 
-def _check_inputs(inputs: Mapping[str, Any], plan: Plan, keys: Keys, problems: KeyProblems) -> None:
+def _check_kind(test: TestSpec, keys: Keys, problems: KeyProblems) -> None:
+    """The keys of a test are those of one kind: a case, a file of cases, or a gate."""
+    given = test.model_fields_set
+    of_gate = {"data", "metric", "at_least", "baseline", "tolerance"} & given
+    if "cases" in given:
+        for key in sorted({"inputs"} & given | of_gate):
+            problems.at((*keys, key), f"found {key!r} beside 'cases'", hint="Make them two tests.")
+        return
+    case = test.inputs is not None and test.conditions
+    gate = test.data is not None and not (test.at_least is None and test.baseline is None)
+    of_case = {"inputs", "conditions", "threshold"} & given
+    if not ((case and not of_gate) or (gate and not of_case)):
+        kinds = "either 'inputs' and 'assert', or 'data' and one of 'at_least' and 'baseline'"
+        problems.at(keys, "the test is not complete, or of two kinds", expected=kinds)
+    elif test.tolerance is not None and test.baseline is None:
+        problems.at((*keys, "tolerance"), "found 'tolerance' without 'baseline'", expected="both, or neither")
+
+
+def _check_fields(conditions: Sequence[AssertSpec], outputs: Sequence[str], keys: Keys, problems: KeyProblems) -> None:
+    for position, condition in enumerate(conditions):
+        if condition.field is not None and condition.field not in outputs:
+            near = nearest(condition.field, outputs)
+            expected = None if near else f"one of {', '.join(outputs)}"
+            message = f"the program has no output {condition.field!r}"
+            problems.at((*keys, position, "field"), message, expected=expected, nearest=near)
+        _check_fields(condition.assertions or (), outputs, (*keys, position, "assert"), problems)
+
+
+def _check_inputs(inputs: Mapping[str, Any], types: Mapping[str, Any], keys: Keys, problems: KeyProblems) -> None:
     for name, value in inputs.items():
-        if name not in plan.inputs:
-            near = nearest(name, plan.inputs)
-            expected = None if near else f"one of {', '.join(plan.inputs)}"
+        if name not in types:
+            near = nearest(name, types)
+            expected = None if near else f"one of {', '.join(types)}"
             problems.at((*keys, name), f"the program has no input {name!r}", expected=expected, nearest=near)
             continue
         try:
-            check_value(value, plan.inputs[name], field=name)
+            check_value(value, types[name], field=name)
         except InputError as error:
             problems.raised_at((*keys, name), error)
-    for name, kind in plan.inputs.items():
+    for name, kind in types.items():
         if name not in inputs and not shape(kind).optional:
             problems.at(keys, f"the input {name!r} is missing")
 
 
 def check_paths(spec: Spec, problems: KeyProblems, *, allow_outside: bool, check_files: bool) -> None:
     """Files that the spec names lie in its folder (links followed), unless `allow_outside`; data exist, if asked."""
-    folder = spec.folder.resolve()
     for keys, name in _paths(spec):
-        path = Path(name)
-        outside = bool(path.anchor) or ".." in path.parts or not (folder / path).resolve().is_relative_to(folder)
-        if outside and not allow_outside:
-            hint = "Use a path inside it, or allow this with --allow-outside if you trust the spec."
-            problems.at(keys, f"{name!r} leads out of the spec's folder", hint=hint)
-        elif check_files and keys[-1] != "baseline" and not (spec.folder / path).is_file():
-            near = nearest_file(spec.folder / path)
-            meant = None if near is None else str(path.with_name(Path(near).name))
-            problems.at(keys, f"no such file: {name}", nearest=meant)
+        check_path(spec.folder, keys, name, problems, allow_outside=allow_outside, check_files=check_files)
+
+
+def check_path(
+    folder: Path, keys: Keys, name: str, problems: KeyProblems, *, allow_outside: bool, check_files: bool
+) -> None:
+    """The path `name`, which stands at `keys` of a file in `folder`, lies in it, and the file exists, if asked."""
+    path, whole = Path(name), folder.resolve()
+    outside = bool(path.anchor) or ".." in path.parts or not (whole / path).resolve().is_relative_to(whole)
+    if outside and not allow_outside:
+        hint = "Use a path inside it, or allow this with --allow-outside if you trust the spec."
+        problems.at(keys, f"{name!r} leads out of the spec's folder", hint=hint)
+    elif check_files and keys[-1] != "baseline" and not (folder / path).is_file():
+        near = nearest_file(folder / path)
+        meant = None if near is None else str(path.with_name(Path(near).name))
+        problems.at(keys, f"no such file: {name}", nearest=meant)
 
 
 def _paths(spec: Spec) -> Iterator[tuple[Keys, str]]:
@@ -229,7 +265,12 @@ def _paths(spec: Spec) -> Iterator[tuple[Keys, str]]:
         for split in ("train", "dev", "test"):
             if getattr(spec.data, split) is not None:
                 yield ("data", split), getattr(spec.data, split)
-    for index, test in enumerate(spec.tests):
-        for key in ("data", "baseline"):
+    yield from paths_of_tests(spec.tests)
+
+
+def paths_of_tests(tests: Sequence[TestSpec]) -> Iterator[tuple[Keys, str]]:
+    """The files that tests name, by their key paths."""
+    for index, test in enumerate(tests):
+        for key in ("data", "cases", "baseline"):
             if getattr(test, key) is not None:
                 yield ("tests", index, key), getattr(test, key)

@@ -243,12 +243,15 @@ def test_the_tests_of_the_spec(folder: Path, capsys: pytest.CaptureFixture[str])
     assert (said.code, said.err) == (1, "")
     assert lines[0] == "pass  a label"
     assert lines[1].startswith('fail  no label   queue: found "') and lines[1].endswith('expected starts-with "?"')
-    assert lines[2].startswith("pass  low floor  exact_match 0.") and lines[2].endswith("on 6 examples, at least 0")
+    assert lines[2].startswith("pass  low floor  exact_match 0.") and lines[2].endswith("on 6 rows, at least 0")
     assert lines[3:] == ["2 passed, 1 failed"]
     assert cuecard(capsys, "test", "triage.compiled.yaml", "-k", "label").code == 1
     said = cuecard(capsys, "test", "triage.compiled.yaml", "-k", "a label", "--json")
-    tests = [{"name": "a label", "status": "pass", "reason": ""}]
-    assert (said.code, json.loads(said.out)) == (0, {"passed": 1, "failed": 0, "errors": 0, "tests": tests})
+    data = json.loads(said.out)
+    assert (said.code, data["passed"], data["failed"], data["errors"], data["skipped"]) == (0, 1, 0, 0, 0)
+    (test,) = data["tests"]
+    assert (test["name"], test["status"], test["reason"], test["kind"], test["score"]) == ("a label", "pass", "", "case", 1)
+    assert test["inputs"] == {"ticket": "money back"} and test["checks"][0]["type"] == "regex"
 
 
 def test_a_test_that_cannot_run_is_an_error(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

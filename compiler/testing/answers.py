@@ -1,0 +1,173 @@
+"""What a program made of a row, and what that cost: from the model now, or from a file of recorded outputs.
+
+A recording is JSON Lines, one line for every row that was run: `program`, `inputs`, `repeat` (from 0), `target`, one of
+`outputs`, `unread` and `error`, and `seconds` and `tokens`. It is what `--record-outputs` writes and `--rescore` reads.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from pydantic_core import to_jsonable_python
+
+from ...errors import InputError, nearest
+from ...files import write_atomic
+from ...optimizers.base import Outcome, Row
+from ...programs.problems import Problems
+from ...signatures import check_value
+from ..examples import Example, canonical
+from ..rows import read_rows
+
+KEYS = ("program", "target", "inputs", "repeat", "outputs", "unread", "error", "seconds", "tokens")
+ENDINGS = ("outputs", "unread", "error")
+SHOWN_ERRORS = 10
+
+RunKey = tuple[str, int]
+"""What was run: the inputs as canonical JSON, and which repeat of them, from 0."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What became of one run of the program: exactly one of `outputs`, `unread` and `error` is there.
+
+    seconds: the time that its model calls took; tokens: those of their prompts and of what was generated or, as a
+    label, scored. Both are None where they are not known.
+    """
+
+    inputs: Mapping[str, Any]
+    outputs: Mapping[str, Any] | None = None
+    unread: str | None = None
+    error: str | None = None
+    seconds: float | None = None
+    tokens: int | None = None
+
+    def outcome(self, row: Row) -> Outcome:
+        """The answer as what became of `row`."""
+        return Outcome(row, None, self.outputs, self.unread, self.error)
+
+
+@dataclass(frozen=True)
+class Recording:
+    """The answers in a file, by program and what was run. `targets` are the models that gave them."""
+
+    path: str
+    answers: Mapping[str, Mapping[RunKey, tuple[Mapping[str, Any], int]]]
+    targets: tuple[str, ...]
+
+    def of(self, program: str, types: Mapping[str, Any]) -> dict[RunKey, Answer]:
+        """The answers of one program, its outputs read by their types. Raises `InputError`."""
+        problems = Problems(self.path, limit=SHOWN_ERRORS)
+        found = {
+            key: _answer(data, line, types, problems) for key, (data, line) in self.answers.get(program, {}).items()
+        }
+        problems.stop()
+        return found
+
+    def missing(self, program: str, inputs: Mapping[str, Any]) -> Answer:
+        """What stands for a run that was not recorded."""
+        known = "" if program in self.answers else f" of {program!r}"
+        return Answer(
+            inputs, error=f"{self.path} holds no outputs{known} for these inputs; record them with --record-outputs"
+        )
+
+
+@dataclass
+class Recorder:
+    """Collects what is run, to be written down."""
+
+    lines: list[str] = field(default_factory=list)
+
+    def add(self, program: str, target: str, row: Example, repeat: int, answer: Answer) -> None:
+        """Note one run."""
+        ending = next((name, getattr(answer, name)) for name in ENDINGS if getattr(answer, name) is not None)
+        data = {
+            "program": program,
+            "target": target,
+            "inputs": row.inputs,
+            "repeat": repeat,
+            ending[0]: ending[1],
+            "seconds": None if answer.seconds is None else round(answer.seconds, 6),
+            "tokens": answer.tokens,
+        }
+        plain = to_jsonable_python(data, bytes_mode="base64")
+        self.lines.append(json.dumps({key: plain[key] for key in KEYS if key in plain}, ensure_ascii=False))
+
+    def write(self, path: str | PathLike[str]) -> None:
+        """Write the recording. Raises `RunError`."""
+        write_atomic(path, "".join(line + "\n" for line in self.lines))
+
+
+def read_recording(path: str | PathLike[str]) -> Recording:
+    """Read what a `Recorder` wrote. Raises `InputError`, which lists the first errors with their lines."""
+    if Path(path).suffix.lower() != ".jsonl":
+        raise InputError(f"found the ending {Path(path).suffix!r}", path=path, expected="a .jsonl file")
+    problems = Problems(path, limit=SHOWN_ERRORS)
+    rows = read_rows(Path(path), problems)
+    answers: dict[str, dict[RunKey, tuple[Mapping[str, Any], int]]] = {}
+    targets: dict[str, None] = {}
+    for row in rows:
+        if _is_run(row.value, row.line, problems):
+            key = (canonical(row.value["inputs"]), int(row.value["repeat"]))
+            answers.setdefault(row.value["program"], {})[key] = (row.value, row.line or 0)
+            targets[row.value["target"]] = None
+    if not rows and not len(problems):
+        raise InputError("the file has no rows", path=path)
+    problems.stop()
+    return Recording(str(path), answers, tuple(targets))
+
+
+def _is_run(value: Any, line: int | None, problems: Problems) -> bool:
+    """Whether a row has the keys of a run; what is wrong is noted."""
+    if not isinstance(value, Mapping):
+        problems.add("not a recorded run", line=line, expected="a mapping, as --record-outputs writes it")
+        return False
+    unknown = [key for key in value if key not in KEYS]
+    if unknown:
+        near = nearest(unknown[0], KEYS)
+        expected = None if near else f"one of {', '.join(KEYS)}"
+        problems.add(f"unknown key {unknown[0]!r}", line=line, expected=expected, nearest=near)
+        return False
+    kinds: dict[str, tuple[Any, str]] = {
+        "program": (str, "text"),
+        "target": (str, "text"),
+        "inputs": (dict, "a mapping"),
+        "repeat": (int, "a whole number"),
+    }
+    for key, (kind, expected) in kinds.items():
+        if not isinstance(value.get(key), kind) or isinstance(value.get(key), bool):
+            found = "nothing" if key not in value else json.dumps(value[key])[:60]
+            problems.add(f"found {found}", line=line, field=key, expected=expected)
+            return False
+    if sum(value.get(name) is not None for name in ENDINGS) != 1:
+        problems.add("a run has one ending", line=line, expected=f"one of {', '.join(ENDINGS)}")
+        return False
+    return True
+
+
+def _answer(data: Mapping[str, Any], line: int, types: Mapping[str, Any], problems: Problems) -> Answer:
+    outputs = data.get("outputs")
+    seconds, tokens = data.get("seconds"), data.get("tokens")
+    if outputs is None:
+        return Answer(data["inputs"], None, data.get("unread"), data.get("error"), seconds, tokens)
+    return Answer(data["inputs"], _typed(outputs, types, line, problems), None, None, seconds, tokens)
+
+
+def _typed(outputs: Any, types: Mapping[str, Any], line: int, problems: Problems) -> dict[str, Any]:
+    """The outputs by their types; what does not fit is noted."""
+    names: Iterable[str] = outputs if isinstance(outputs, Mapping) else ()
+    for name in [name for name in types if name not in names]:
+        near = nearest(name, [other for other in names if other not in types])
+        problems.add(f"the output {name!r} is missing", line=line, field="outputs", nearest=near)
+        return {}
+    typed = {}
+    for name, kind in types.items():
+        try:
+            typed[name] = check_value(outputs[name], kind, field=f"outputs.{name}")
+        except InputError as error:
+            problems.add(error.message, line=line, field=error.field, expected=error.expected, nearest=error.nearest)
+    return typed
