@@ -17,11 +17,14 @@ import dspy
 
 from ..files import write_atomic
 from ..metrics.statistics import Score as Interval
+from ..metrics.statistics import interval
 from ..programs.graph import Graph, to_spec
-from ..programs.learned import python_spec
-from ..programs.schema import CompiledSpec, Score, Spec, Target
+from ..programs.heads import loaded
+from ..programs.learned import keys_of, python_spec
+from ..programs.schema import CompiledSpec, PredictorSpec, PromptOnly, Score, Spec, Target
 from ..programs.yaml_source import dump_yaml
-from .evaluator import apply
+from ..seeds import derive_seed
+from .evaluator import apply, predictors_of
 from .pipeline import Compilation
 
 VERSIONS = ("cuecard", "dspy", "torch", "transformers", "optuna")
@@ -48,6 +51,9 @@ class Compiled(dspy.Module):
     def write(self, path: str | PathLike[str]) -> Path:
         """Write `NAME.compiled.yaml`, whole or not at all. Read it with `cuecard.load`."""
         place = Path(path)
+        for state in self.compilation.candidate.states.values():
+            for choice in state.readout.heads.values():
+                loaded(choice).write(place.parent / choice.weights)
         write_atomic(place, dump_yaml(self.spec.to_data()))
         return place
 
@@ -79,11 +85,24 @@ def compiled_spec(compilation: Compilation, spec: Spec | None = None) -> Spec:
         kept="candidate" if compilation.result.accepted else "baseline",
         baseline={split: _score(score) for split, score in compilation.baseline.items()},
         scores={split: _score(score) for split, score in compilation.compiled.items()},
+        prompt_only=_prompt_only(compilation),
         versions={name: _version(name) for name in VERSIONS},
     )
     if spec is not None and isinstance(task.program, Graph):
         return to_spec(spec, compilation.candidate.states, block)
     return python_spec(task.name, apply(task.program, compilation.candidate), block)
+
+
+def _prompt_only(compilation: Compilation) -> PromptOnly | None:
+    """The best candidate that is prompts alone, where the compiled program has heads."""
+    trial, metric = compilation.result.prompt_only, compilation.task.metric
+    if trial is None or trial is compilation.result.chosen:
+        return None
+    parts = predictors_of(compilation.task.program)
+    states = trial.candidate.states
+    predictors = {name: PredictorSpec(**keys_of(state, parts[name].signature)) for name, state in states.items()}
+    seed = derive_seed(compilation.task.seed, "interval") % 2**32
+    return PromptOnly(predictors=predictors, scores={"dev": _score(interval(metric, trial.measurements, seed))})
 
 
 def _score(score: Interval) -> Score:

@@ -9,11 +9,16 @@ import dspy
 
 from ..errors import ReadError
 from ..metrics.base import Metric
+from ..models.engine import Failure
 from ..models.gather import RequestFailed
-from ..optimizers.base import Candidate, Outcome, Row
+from ..models.hidden import FeatureRequest, features_of, layers_of
+from ..models.lm import bridge_of
+from ..optimizers.base import Candidate, FieldFeatures, Outcome, Row
+from ..optimizers.heads import layers_for
 from ..programs.predictor import Predictor
 from ..programs.prompt import PromptTooLong
 from ..programs.readout import Choice, recorded_choices
+from ..signatures import write
 from .evaluate import run_programs
 from .journal import Clock
 
@@ -116,6 +121,28 @@ class ProgramEvaluator:
             except (ReadError, RequestFailed, PromptTooLong):
                 return []
         return made
+
+    def features(self, candidate: Candidate, predictor: str, field: str, rows: Sequence[Row]) -> FieldFeatures | None:
+        """See `Evaluator.features`."""
+        bridge = bridge_of(self._lm)
+        engine = bridge.gatherer.engine if bridge is not None else None
+        count = layers_of(engine)
+        part, column = predictors_of(apply(self.program, candidate))[predictor], self.columns(predictor).get(field)
+        held = [
+            (inputs, write(gold, part.signature.output_fields[field].annotation))
+            for row in rows
+            if (inputs := self._inputs(predictor, row)) is not None
+            and (gold := {**row.inputs, **row.labels}.get(column or "")) is not None
+        ]
+        if not count or not held:
+            return None
+        layers = layers_for(count)
+        requests = [FeatureRequest(part.head_prompt(self._lm, field, inputs).ids, layers) for inputs, _ in held]
+        found = features_of(engine, requests)
+        known = [(each, gold) for each, (_, gold) in zip(found, held, strict=True) if not isinstance(each, Failure)]
+        return (
+            FieldFeatures(layers, tuple(each for each, _ in known), tuple(gold for _, gold in known)) if known else None
+        )
 
     def prompt_tokens(self, candidate: Candidate, rows: Sequence[Row]) -> float:
         """See `Evaluator.prompt_tokens`: the prompts of those predictors whose inputs the rows hold, rendered only."""

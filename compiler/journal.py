@@ -10,6 +10,7 @@ where it stood then.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
 import json
@@ -20,6 +21,8 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
+
+import numpy as np
 
 from ..errors import InputError, RunError
 from ..models.engine import (
@@ -36,10 +39,11 @@ from ..models.engine import (
     SpanScore,
     Tokenizer,
 )
+from ..models.hidden import FeatureRequest, Features, features_of, layers_of
 
-Request = GenerateRequest | ScoreRequest | SpanRequest
-Result = Generation | Scores | Spans | Failure
-R = TypeVar("R", GenerateRequest, ScoreRequest, SpanRequest)
+Request = GenerateRequest | ScoreRequest | SpanRequest | FeatureRequest
+Result = Generation | Scores | Spans | Features | Failure
+R = TypeVar("R", GenerateRequest, ScoreRequest, SpanRequest, FeatureRequest)
 
 HEAD = b'{"batch":'  # how the line that begins a batch begins
 
@@ -131,6 +135,15 @@ class JournaledEngine:
         """See `Engine.spans`."""
         return self._answer(requests, self._engine.spans)  # type: ignore[return-value]
 
+    @property
+    def layers(self) -> int:
+        """How many layers' hidden states the engine can give; 0 where it gives none."""
+        return layers_of(self._engine)
+
+    def features(self, requests: Sequence[FeatureRequest]) -> list[Features | Failure]:
+        """See `Featurizing.features`."""
+        return self._answer(requests, lambda asked: features_of(self._engine, asked))  # type: ignore[return-value]
+
     def _answer(self, requests: Sequence[R], ask: Callable[[Sequence[R]], Sequence[Result]]) -> list[Result]:
         keys = [self._key(request) for request in requests]
         missing: dict[str, R] = {}
@@ -151,6 +164,8 @@ class JournaledEngine:
             rest: Any = ["generate", request.decoding.model_dump(mode="json"), request.grammar]
         elif isinstance(request, ScoreRequest):
             rest = ["score", request.continuations]
+        elif isinstance(request, FeatureRequest):
+            rest = ["features", request.layers]
         else:
             rest = ["spans", *_spans_of(request)]
         digest.update(json.dumps([request.prompt, rest], separators=(",", ":")).encode())
@@ -248,6 +263,8 @@ def _describe(request: Request, previous: tuple[int, ...], tokenizer: Tokenizer)
     plain: dict[str, Any] = {"shared": shared, "prompt": rest, "text": tokenizer.decode(rest)}
     if isinstance(request, ScoreRequest):
         return {**plain, "continuations": request.continuations}
+    if isinstance(request, FeatureRequest):
+        return {**plain, "layers": request.layers}
     if isinstance(request, SpanRequest):
         known = {"end": request.end, "width": request.width, "reward": request.reward}
         return {**plain, "runs": len(request.runs), **known, "against": request.against is not None}
@@ -262,6 +279,9 @@ def _plain(result: Result) -> dict[str, Any]:
         return {"scores": result.logprobs}
     if isinstance(result, Spans):
         return {"spans": [[score.run, score.length, score.total, score.against] for score in result.scores]}
+    if isinstance(result, Features):
+        both = np.stack([result.last, result.mean]).astype("<f4")
+        return {"features": base64.b64encode(both.tobytes()).decode(), "width": both.shape[2]}
     return {"samples": [asdict(sample) for sample in result.samples]}
 
 
@@ -274,6 +294,10 @@ def _result(record: dict[str, Any]) -> Result:
         return Failure(record["failure"])
     if "scores" in record:
         return Scores(tuple(tuple(tokens) for tokens in record["scores"]))
+    if "features" in record:
+        numbers = np.frombuffer(base64.b64decode(record["features"]), dtype="<f4").astype(np.float32)
+        last, mean = numbers.reshape(2, -1, record["width"])
+        return Features(last, mean)
     if "spans" in record:
         return Spans(tuple(SpanScore(*score) for score in record["spans"]))
     return Generation(

@@ -24,6 +24,8 @@ from ..models.lm import language_model
 from ..models.target import Target
 from ..optimizers.base import Budget, Candidate, Outcome, Row, Trial
 from ..optimizers.demos import Demo, pools, sets
+from ..optimizers.headed import FORMATS as HEAD_FORMATS
+from ..optimizers.headed import headed
 from ..optimizers.instructions import instructions_for
 from ..optimizers.joint import strategy_named
 from ..optimizers.search import Search, SearchResult
@@ -166,6 +168,7 @@ def _run(
     if "stopped_by" not in planned:
         state["search"] = {"generations": widths, "trials": result.trials, "stopped_by": result.stopped_by}
     folder.write({**state, "status": "running"})
+    result = _with_heads(task, search, result, engine)
     reporter.phase("test", 1.0)
     return _finish(task, folder, evaluator, engine, clock, result, state)
 
@@ -184,6 +187,27 @@ def _searched(task: Task, folder: RunFolder, search: Search, zero: Trial) -> Sea
         raise RunError(
             f"can't write the study: {reason}", path=folder.study, hint="Make room and start again."
         ) from error
+
+
+def _with_heads(task: Task, search: Search, result: SearchResult, engine: JournaledEngine) -> SearchResult:
+    """The result with heads tried on top of what was chosen, where the spec asks for them and the target has them.
+
+    Not by default: a program with a head runs on this model alone, and is no prompt to read or to take elsewhere.
+    """
+    if "head" not in task.search.readouts or not engine.layers or not task.train:
+        return result
+    known = search_formats(task.search, engine)
+    formats = [choice for choice in HEAD_FORMATS if choice in known] or list(known[:1])
+    candidate, fits = headed(
+        search.evaluator, result.chosen.candidate, task.train, stem=task.name, formats=formats, seed=task.seed
+    )
+    params = {
+        f"{name}.{field}.head": {"layer": fit.head.layer, "pooling": fit.head.pooling, "strength": fit.strength,
+                                 "accuracy": round(fit.accuracy, 4), "loss": round(fit.loss, 4)}
+        for name, fields in fits.items()
+        for field, fit in fields.items()
+    }  # fmt: skip
+    return search.challenge(result, candidate, params) if fits else result
 
 
 def _finish(

@@ -17,9 +17,10 @@ from typing import Any, cast
 
 from ..errors import CuecardError, RunError
 from .engine import Engine, Failure, GenerateRequest, Generation, ScoreRequest, Scores, SpanRequest, Spans
+from .hidden import FeatureRequest, Features, features_of
 
-Request = GenerateRequest | ScoreRequest | SpanRequest
-Result = Generation | Scores | Spans
+Request = GenerateRequest | ScoreRequest | SpanRequest | FeatureRequest
+Result = Generation | Scores | Spans | Features
 
 
 class RequestFailed(RunError):
@@ -94,6 +95,10 @@ class Gatherer:
         """One request's spans. Raises `RequestFailed` when it has none."""
         return cast(Spans, self._call(request))
 
+    def features(self, request: FeatureRequest) -> Features:
+        """One request's hidden states. Raises `RequestFailed` when it has none, `InputError` where the engine can't."""
+        return cast(Features, self._call(request))
+
     def _call(self, request: Request) -> Result:
         order = self.item
         if order is None:
@@ -150,6 +155,7 @@ def _answer(engine: Engine, batch: Sequence[_Call]) -> None:
         (GenerateRequest, engine.generate),
         (ScoreRequest, engine.score),
         (SpanRequest, engine.spans),
+        (FeatureRequest, lambda requests: features_of(engine, requests)),
     ]
     try:
         for kind, ask in kinds:

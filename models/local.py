@@ -21,6 +21,7 @@ from .compute import in_compute
 from .constraints import Constraints
 from .decode import DecodePlan, Row
 from .engine import Failure, GenerateRequest, Generation, Ledger, ScoreRequest, Scores, SpanRequest, Spans, Tokenizer
+from .hidden import FeatureRequest, Features, decoder_layers, hidden_states
 from .limits import Limits, groups, limits_for, parts
 from .prefill import chunks
 from .prefixes import BLOCK, BlockPlan, PrefixCache, fill, shared_blocks
@@ -150,6 +151,19 @@ class LocalEngine:
         self._ledger.calls += len(requests)
         self._ledger.seconds += time.perf_counter() - began
         return [result for result in results if result is not None]
+
+    @property
+    def layers(self) -> int:
+        """See `hidden.Featurizing.layers`."""
+        return len(decoder_layers(self._model))
+
+    def features(self, requests: Sequence[FeatureRequest]) -> list[Features | Failure]:
+        """See `hidden.Featurizing.features`."""
+
+        def refuse(prompt: tuple[int, ...]) -> Failure | None:
+            return self._unknown(prompt) or self._too_long(len(prompt))
+
+        return hidden_states(self._model, requests, limits=self._limits, ledger=self._ledger, refuse=refuse)
 
     # What can't be computed
 

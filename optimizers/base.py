@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import dspy
 
 from ..metrics.base import Measurement, Metric
+from ..models.hidden import Features
 from ..programs.readout import Choice
 from ..programs.state import PredictorState
 
@@ -75,6 +76,15 @@ class Outcome:
     choices: tuple[tuple[str, Choice], ...] = ()
 
 
+@dataclass(frozen=True)
+class FieldFeatures:
+    """Features of rows at `layers`, and the rows' gold labels, as text."""
+
+    layers: tuple[int, ...]
+    features: tuple[Features, ...]
+    answers: tuple[str, ...]
+
+
 class Evaluator(Protocol):
     """Runs candidates of one program on examples with one metric, and counts what it spends."""
 
@@ -101,6 +111,11 @@ class Evaluator(Protocol):
 
     def probe(self, candidate: Candidate, predictor: str, inputs: Mapping[str, Any]) -> list[Choice]:
         """The choices that one predictor makes for `inputs`, outside the program."""
+
+    def features(self, candidate: Candidate, predictor: str, field: str, rows: Sequence[Row]) -> FieldFeatures | None:
+        """The hidden states that a head for an output field would read, of the rows that hold the predictor's inputs
+        and the field's gold value; None where the target gives none, or no row holds them.
+        """
 
     def prompt_tokens(self, candidate: Candidate, rows: Sequence[Row]) -> float:
         """The mean number of prompt tokens of a program run on `rows`: what the prompt costs."""

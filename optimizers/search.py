@@ -17,6 +17,7 @@ import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -44,6 +45,8 @@ class SearchResult:
     """The outcome. `best` is the last incumbent, `verdict` its paired comparison with the baseline (None when the
     baseline was never beaten), `accepted` whether it passed; `chosen` is `best` then, else the baseline.
 
+    `prompt_only` is what would have been chosen without heads, where they were.
+
     The verdict's `p_value` is that of the best of all candidates that ran on all of dev; its other numbers are the
     pair's own.
     """
@@ -54,6 +57,7 @@ class SearchResult:
     accepted: bool
     trials: int
     stopped_by: str
+    prompt_only: Trial | None = None
 
     @property
     def chosen(self) -> Trial:
@@ -170,6 +174,30 @@ class Search:
             pace = ratio, ratio * seconds / calls
             number, generation = number + len(racers), generation + 1
         return self._confirm(baseline, best, complete, number, stopped_by)
+
+    def challenge(self, result: SearchResult, candidate: Candidate, params: Mapping[str, Any]) -> SearchResult:
+        """The result when one more candidate, made without a look at dev, runs on all of dev against the chosen one.
+
+        Its test against the baseline counts as one of two (Bonferroni).
+        """
+        metric, number = self.evaluator.metric, result.trials
+        outcomes = self.evaluator.run(candidate, self.order)
+        racer = _Racer(number, Proposal(params, -1), candidate, "", _measurements(outcomes))
+        racer.unread = sum(outcome.unread is not None for outcome in outcomes)
+        failed = next((outcome.error for outcome in outcomes if outcome.error), None)
+        score = None if failed else metric.aggregate(racer.measurements)
+        trial = racer.trial(metric, "failed" if failed else "complete", score, failed)
+        result = replace(result, trials=number + 1, prompt_only=result.chosen)
+        if failed is None and self._better(trial, result.chosen):
+            seed = derive_seed(self.seed, "challenge") % 2**32
+            verdict = paired_test(metric, trial.measurements, result.baseline.measurements, seed=seed)
+            p_value = min(1.0, 2 * verdict.p_value)
+            accepted = verdict.difference > 0 and p_value < ACCEPT_LEVEL
+            if accepted:
+                trial = replace(trial, best=True)
+                result = replace(result, best=trial, verdict=replace(verdict, p_value=p_value), accepted=True)
+        self.observer(trial)
+        return result
 
     def _spent(self) -> tuple[float, float]:
         return self.evaluator.spent, self.evaluator.elapsed()

@@ -163,6 +163,7 @@ def readouts_for(
         "span": ("span",) if copied and scores else (),
         "constrained": ("constrained",) if typed else (),
         "choice": chosen,
+        "head": (),  # no dimension: heads are tried on what the search has found, see `headed.py`
     }
     wanted = possible if readouts is None else readouts
     return tuple(name for kind in wanted for name in possible[kind]) or ("text",)

@@ -121,13 +121,13 @@ def build(spec: Spec) -> Graph:
     for step in plan.steps:
         check_learned(step.spec, step.extended, lambda *keys, n=step.name: spec.keys_of(n, *keys), problems)
     problems.stop()
-    graph = Graph(plan, {step.name: state_of(step.spec, step.extended, spec.model) for step in plan.steps})
+    graph = Graph(plan, {step.name: state_of(step.spec, step.extended, spec.model, spec.folder) for step in plan.steps})
     named = dict(graph.named_predictors())
     for name, learned in (spec.predictors or {}).items():
         if name not in named:
             problems.at(("predictors", name), "the program has no such predictor", nearest=nearest(name, named))
             problems.stop()
-        named[name].state = state_of(learned, named[name].signature, spec.model)
+        named[name].state = state_of(learned, named[name].signature, spec.model, spec.folder)
     return graph
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import dspy
@@ -17,6 +18,7 @@ from ..errors import InputError, nearest
 from ..models.engine import Decoding
 from ..signatures import check_value, dump, field_types
 from .checks import shows
+from .heads import with_heads
 from .plan import Plan
 from .predictor import Predictor, adopt
 from .schema import CompiledSpec, ModelSpec, NodeSpec, PredictorSpec, Spec
@@ -25,9 +27,12 @@ from .state import NearestDemos, PredictorState, ReadOut
 Signature = type[dspy.Signature]
 
 
-def state_of(learned: NodeSpec | PredictorSpec, signature: Signature, model: ModelSpec | None = None) -> PredictorState:
+def state_of(
+    learned: NodeSpec | PredictorSpec, signature: Signature, model: ModelSpec | None = None, folder: Path | None = None
+) -> PredictorState:
     """The learned parameters that a spec gives to a predictor with this signature. Demos come out typed.
 
+    folder: where the heads' files lie; without it they are not read, and the predictor can be shown but not called.
     Decoding settings that are left open come from the model's `options`, then from the defaults.
     """
     settings: dict[str, Any] = {}
@@ -44,7 +49,7 @@ def state_of(learned: NodeSpec | PredictorSpec, signature: Signature, model: Mod
         demos=typed(learned.demos or ()),
         nearest=nearest and NearestDemos(count=nearest.count, pool=typed(nearest.pool)),
         format="chat" if learned.format is None else learned.format,
-        readout=learned.readout or ReadOut(),
+        readout=with_heads(learned.readout or ReadOut(), folder),
         decoding=Decoding(**settings),
     )
 
@@ -132,7 +137,7 @@ def apply_spec(spec: Spec, program: dspy.Module) -> dspy.Module:
                 line=spec.line("predictors", name, "signature"),
                 hint="Compile the program again.",
             )
-        predictor.state = state_of(kept[name], predictor.signature)
+        predictor.state = state_of(kept[name], predictor.signature, folder=spec.folder)
     return program
 
 

@@ -22,7 +22,7 @@ from .formats.base import Format
 from .formats.registry import format_named
 from .neighbours import Neighbours
 from .prompt import Prompt
-from .readout import Call, answer, first_prompt
+from .readout import Call, answer, first_prompt, head_prompt
 from .state import FormatChoice, NearestDemos, PredictorState, ReadOut
 
 DRAWN_ABOVE = 0.15  # DSPy draws several samples at 0.7 where the temperature is not above this
@@ -101,6 +101,14 @@ class Predictor(dspy.Predict):
             raise InputError("a prompt's tokens can only be shown for a Cuecard target", hint="Pass lm=target.lm.")
         demos = self._shown(self.demos, inputs)
         return first_prompt(Call(bridge.gatherer, self.format, self.signature, demos, inputs, self.state))
+
+    def head_prompt(self, lm: Any, field: str, inputs: Mapping[str, Any]) -> Prompt:
+        """The prompt that a head for an output field reads. `lm` is one of a Cuecard target."""
+        bridge = bridge_of(lm)
+        if bridge is None:
+            raise InputError("a head needs a Cuecard target", hint="Pass lm=target.lm.")
+        demos = self._shown(self.demos, inputs)
+        return head_prompt(Call(bridge.gatherer, self.format, self.signature, demos, inputs, self.state), field)
 
     def dump_state(self, json_mode: bool = True) -> dict[str, Any]:
         """DSPy's saved state, with ours under `cuecard`.

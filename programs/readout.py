@@ -6,6 +6,7 @@
   off.
 - `choice`: a field with a finite set of values is chosen by the log-likelihood of each value's text after the field's
   scaffolding, less that label's calibration offset; other fields are read as text.
+- `head`: a field with a finite set of values is read off the model's hidden state by a linear head (`heads.py`).
 - `span`: a text field is copied from the inputs: the most likely span after its scaffolding (`spans.py`); other fields
   are read as text.
 
@@ -26,15 +27,17 @@ import dspy
 from ..errors import InputError, ReadError
 from ..models.engine import Decoding, GenerateRequest, ScoreRequest, SpanRequest
 from ..models.gather import Gatherer
+from ..models.hidden import FeatureRequest
 from ..seeds import derive_seed
 from ..signatures import choice_value, choices
 from .formats.base import Format, Values
 from .formats.fields import kind as type_in
+from .heads import loaded
 from .prompt import Prompt, render, turn_end
 from .spans import MARK, best, is_text, left_open, runs, sources_of
 from .state import PredictorState, SpanChoice
 
-BY_FIELD = ("choice", "span")  # the read-outs that take one field after the other, in any format
+BY_FIELD = ("choice", "span", "head")  # the read-outs that take one field after the other, in any format
 
 
 @dataclass(frozen=True)
@@ -109,6 +112,8 @@ def first_prompt(call: Call) -> Prompt:
     kind = call.state.readout.kind
     if kind == "constrained" or not (kind in BY_FIELD or call.format.opens):
         return call.prompt("", call.state.decoding.max_tokens)
+    if kind == "head" and fields[0] in call.state.readout.heads:
+        return head_prompt(call, fields[0])
     room = None
     if kind == "choice" and choices(call.type_of(fields[0])):
         room = _choice_room(call, fields[0])
@@ -139,11 +144,24 @@ def _by_field(call: Call, sample: int) -> dict[str, Any]:
         kind, type_ = call.state.readout.kind, call.type_of(field)
         if kind == "choice" and choices(type_):
             values[field] = _choose(call, field, values)
+        elif kind == "head" and field in call.state.readout.heads:
+            values[field] = _headed(call, field)
         elif kind == "span" and is_text(type_):
             values[field] = _copy(call, field, values)
         else:
             values[field] = _write(call, field, values, sample)
     return values
+
+
+def head_prompt(call: Call, field: str) -> Prompt:
+    """The prompt whose hidden states a field's head reads: what the model has written before is not in it."""
+    return call.prompt(call.format.lead(call.signature, field, {}), 1)
+
+
+def _headed(call: Call, field: str) -> Any:
+    choice = call.state.readout.heads[field]
+    features = call.gatherer.features(FeatureRequest(head_prompt(call, field).ids, (choice.layer,)))
+    return choice_value(call.type_of(field), loaded(choice).predict(getattr(features, choice.pooling)[0]))
 
 
 def _write(call: Call, field: str, before: Values, sample: int) -> Any:

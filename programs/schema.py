@@ -6,7 +6,6 @@ spec writes itself back as its user wrote it (`Spec.to_data`): the same keys, th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,7 +13,6 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    PlainSerializer,
     PrivateAttr,
     SerializerFunctionWrapHandler,
     model_serializer,
@@ -24,6 +22,10 @@ from ..models.address import is_address
 from ..models.engine import Decoding
 from .problems import Keys
 from .ranges import Count, NotNegative, Number, Positive, PositiveNumber, PositiveShare, Share, Span, Whole
+from .schema_tests import AssertSpec as AssertSpec
+from .schema_tests import Metrics
+from .schema_tests import MetricSpec as MetricSpec
+from .schema_tests import TestSpec as TestSpec
 from .state import FormatChoice, NearestDemos, ReadOutField, ReadOutKind, Strict, short_form
 from .yaml_source import Source
 
@@ -127,38 +129,6 @@ class DataSpec(Strict):
     test: str | None = None
 
 
-class MetricSpec(Strict):
-    """One metric by name. Keys beside `metric` and `weight` are the metric's own options."""
-
-    model_config = ConfigDict(frozen=True, extra="allow")
-
-    metric: str
-    weight: PositiveNumber = 1.0
-
-    @property
-    def options(self) -> Mapping[str, Any]:
-        """The metric's own options."""
-        return dict(self.model_extra or {})
-
-
-def _metric_list(value: Any) -> Any:
-    items = value if isinstance(value, list | tuple) else [value]
-    return [{"metric": item} if isinstance(item, str) else item for item in items]
-
-
-def _short_metrics(metrics: tuple[MetricSpec, ...]) -> Any:
-    items = [metric.model_dump(mode="json", exclude_unset=True) for metric in metrics]
-    short = [item["metric"] if set(item) == {"metric"} else item for item in items]
-    return short[0] if len(short) == 1 else short
-
-
-Metrics = Annotated[
-    tuple[MetricSpec, ...],
-    BeforeValidator(_metric_list, json_schema_input_type=str | MetricSpec | list[str | MetricSpec]),
-    PlainSerializer(_short_metrics),
-]
-
-
 class BudgetSpec(Strict):
     """Where a compile stops, at whichever limit comes first."""
 
@@ -201,33 +171,6 @@ class OptimizeSpec(Strict):
     options: dict[str, Any] = Field(default_factory=dict)
 
 
-class AssertSpec(Strict):
-    """One condition on an output. What `type` there is, and what else it reads, the test runner knows."""
-
-    type: str
-    field: str | None = None
-    value: Any = None
-    threshold: Number | None = None
-    options: dict[str, Any] = Field(default_factory=dict)
-
-
-class TestSpec(Strict):
-    """A regression test: conditions on the outputs for given inputs, or a floor for a metric over a file of examples.
-
-    The first kind has `inputs` and `assert`; the second `data` and at least one of `at_least` and `baseline`.
-    """
-
-    __test__ = False  # not a test class of pytest
-
-    name: str
-    inputs: dict[str, Any] | None = None
-    conditions: tuple[AssertSpec, ...] | None = Field(None, alias="assert")
-    data: str | None = None
-    metric: Metrics | None = None
-    at_least: Number | None = None
-    baseline: str | None = None
-
-
 class Score(Strict):
     """A metric's mean over `n` examples, with its confidence interval."""
 
@@ -248,6 +191,13 @@ class Target(Strict):
     dtype: str | None = None
 
 
+class PromptOnly(Strict):
+    """The best candidate that is prompts alone, which another engine can run: learned parameters and dev score."""
+
+    predictors: dict[str, PredictorSpec]
+    scores: dict[str, Score] = Field(default_factory=dict)
+
+
 class CompiledSpec(Strict):
     """Where a compiled program comes from, and the evidence for it. Keys that are not named here are kept."""
 
@@ -262,6 +212,7 @@ class CompiledSpec(Strict):
     baseline: dict[str, Score] = Field(default_factory=dict, description="Split -> score of the program as written.")
     scores: dict[str, Score] = Field(default_factory=dict, description="Split -> score of the compiled program.")
     readouts: dict[str, Any] = Field(default_factory=dict)
+    prompt_only: PromptOnly | None = Field(None, description="The best candidate whose read-outs need no weights.")
     versions: dict[str, str] = Field(default_factory=dict)
 
 

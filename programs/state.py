@@ -10,14 +10,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
 
 from ..models.engine import Decoding
 
 FormatChoice = str | dict[str, Any]
 """A format by name, or `{name: ..., option: value}`."""
 
-ReadOutKind = Literal["text", "constrained", "choice", "span"]
+ReadOutKind = Literal["text", "constrained", "choice", "span", "head"]
 CalibrationMethod = Literal["contextual", "batch", "bias"]
 
 
@@ -58,19 +66,36 @@ class SpanChoice(Strict):
     contrast: float = Field(0.2, ge=0.0, allow_inf_nan=False)
 
 
+class HeadChoice(Strict):
+    """A linear head for one output field: the file beside the program that holds it, and what must stand in it.
+
+    weights: the file's name; sha256: of its bytes; layer: whose hidden states it reads, 1 for the first decoder layer;
+    pooling: of the prompt's tokens. What was read from the file goes along in memory, see `heads.py`.
+    """
+
+    weights: str
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    labels: tuple[str, ...]
+    layer: int = Field(ge=1)
+    pooling: Literal["last", "mean"]
+    _head: Any = PrivateAttr(None)
+
+
 class ReadOut(Strict):
     """How the outputs are taken from the model.
 
     `text`: generated freely, then parsed; `constrained`: generated under the mask that the output types imply;
     `choice`: fields with choices take the most likely one, all other fields are generated; `span`: text fields are
     copied word for word from the inputs named in `sources` (none: from any text input), the most likely span as `span`
-    tells, all other fields are generated. In YAML also short: `readout: choice`.
+    tells, all other fields are generated; `head`: the fields in `heads` are read off the model's hidden state, which is
+    no prompt and goes with one model only, all other fields are generated. In YAML also short: `readout: choice`.
     """
 
     kind: ReadOutKind = "text"
     calibration: Calibration | None = None
     sources: tuple[str, ...] = ()
     span: SpanChoice | None = None
+    heads: dict[str, HeadChoice] = Field(default_factory=dict)
 
     @model_serializer(mode="wrap")
     def _short(self, handler: SerializerFunctionWrapHandler) -> Any:

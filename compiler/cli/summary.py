@@ -17,6 +17,7 @@ READOUTS = {
     "constrained": "constrained text",
     "choice": "choice by likelihood",
     "span": "copied from the input",
+    "head": "a linear head on the hidden state (not a prompt)",
 }
 
 

@@ -1,0 +1,64 @@
+"""The candidate with heads: the one that was found, its label outputs read off the hidden state instead.
+
+Which prompt a head reads is not searched on dev: instruction and demos matter little to it, and the format is chosen,
+like layer, pooling and penalty, by the cross-validated log-loss on train. So it costs a forward pass a row and format.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from ..programs.heads import choice_of, head_file
+from ..programs.state import FormatChoice, PredictorState, ReadOut
+from ..signatures import choices
+from .base import Candidate, Evaluator, Row
+from .heads import Fitted, fit_head
+
+FORMATS: tuple[FormatChoice, ...] = ("turns_labelled", "completion")
+
+
+def headed(
+    evaluator: Evaluator,
+    candidate: Candidate,
+    rows: Sequence[Row],
+    *,
+    stem: str,
+    formats: Sequence[FormatChoice] = FORMATS,
+    seed: int = 0,
+) -> tuple[Candidate, Mapping[str, Mapping[str, Fitted]]]:
+    """`candidate` with heads wherever one can be fitted on `rows`, and the fits by predictor and field (none: {}).
+
+    stem: of the compiled program's name, after which the heads' files are named; formats: tried for the prompt.
+    """
+    states, fits = dict(candidate.states), {}
+    for name, state in candidate.states.items():
+        tried = []
+        for choice in formats:
+            bare = state.model_copy(
+                update={"demos": (), "nearest": None, "format": choice, "readout": ReadOut(kind="head")}
+            )
+            if found := _fits(evaluator, Candidate({**candidate.states, name: bare}), name, rows, seed):
+                tried.append((bare, found))
+        if tried:
+            bare, found = min(tried, key=lambda pair: sum(fit.loss for fit in pair[1].values()))
+            states[name], fits[name] = _with(bare, found, stem, name), found
+    return Candidate(states), fits
+
+
+def _fits(evaluator: Evaluator, candidate: Candidate, name: str, rows: Sequence[Row], seed: int) -> dict[str, Fitted]:
+    found = {}
+    for field, output in evaluator.signatures[name].output_fields.items():
+        labels = choices(output.annotation)
+        read = evaluator.features(candidate, name, field, rows) if labels else None
+        if labels and read is not None:
+            kept = [place for place, answer in enumerate(read.answers) if answer in labels]
+            answers = [read.answers[place] for place in kept]
+            if len(set(answers)) > 1:
+                features = [read.features[place] for place in kept]
+                found[field] = fit_head(features, answers, labels, read.layers, seed=seed)
+    return found
+
+
+def _with(state: PredictorState, fits: Mapping[str, Fitted], stem: str, name: str) -> PredictorState:
+    heads = {field: choice_of(fit.head, head_file(stem, name, field)) for field, fit in fits.items()}
+    return state.model_copy(update={"readout": ReadOut(kind="head", heads=heads)})
