@@ -36,6 +36,7 @@ from .compiled import VERSIONS, Compiled, _version
 from .data import Example, Examples, check_disjoint, from_dspy, load_examples
 from .evaluate import run_program
 from .evaluator import candidate_of, predictors_of, same_names
+from .label_metrics import knowing_labels
 from .options import check_options, optimize_options, source_of
 from .pipeline import Compilation, Reporter, Task, run_task
 from .run_folder import RUNS, RunFolder, fingerprint, open_run
@@ -151,7 +152,7 @@ def compile(
     task = Task(
         name=name,
         program=adopted,
-        metric=metric_of(metric),
+        metric=knowing_labels(metric_of(metric), adopted),
         train=train,
         dev=dev,
         test=test,
@@ -340,7 +341,7 @@ def evaluate(
     for predictor in predictors_of(program).values():
         predictor.lm = None
     rows = _examples(examples, program)
-    read_metric = metric_of(metric)
+    read_metric = knowing_labels(metric_of(metric), program)
     outcomes = run_program(program, rows, lm=lm, metric=read_metric, observer=observer)
     measured = [outcome.measurement for outcome in outcomes if outcome.measurement is not None]
     if not measured:

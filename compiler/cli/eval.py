@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +18,7 @@ from .common import (
     DtypeName,
     ModelName,
     ProgramFile,
+    check_folder_of,
     open_program,
     open_target,
     target_text,
@@ -38,6 +40,10 @@ Example:
   $ cuecard eval ticket_triage.compiled.yaml --metric exact_match
   ticket_triage on smollm2-135m, bfloat16, cpu: 120 examples of test
   exact_match  0.583 [0.494, 0.668]
+
+\b
+  $ cuecard eval ticket_triage.yaml --record calls/    # then, without the model:
+  $ cuecard eval ticket_triage.yaml --replay calls/
 """
 
 Data = Annotated[
@@ -51,6 +57,17 @@ Split = Annotated[
     str | None,
     typer.Option("--split", metavar="NAME", help="train, dev or test of the spec's data. Default: test, else dev."),
 ]
+Scores = Annotated[
+    Path | None,
+    typer.Option("--scores", metavar="FILE", help="Write every example's score: a baseline for tests and `diff`."),
+]
+Record = Annotated[
+    Path | None, typer.Option("--record", metavar="FOLDER", help="Record every model call in this folder.")
+]
+Replay = Annotated[
+    Path | None,
+    typer.Option("--replay", metavar="FOLDER", help="Answer from a recording, or a compile's run, without the model."),
+]
 
 
 def evaluate_program(
@@ -58,6 +75,9 @@ def evaluate_program(
     data: Data = None,
     metric: MetricNames = None,
     split: Split = None,
+    scores: Scores = None,
+    record: Record = None,
+    replay: Replay = None,
     model: ModelName = None,
     device: DeviceName = None,
     dtype: DtypeName = None,
@@ -68,23 +88,33 @@ def evaluate_program(
     """Score a program on examples, with 95 % intervals.
 
     An answer that could not be read counts as the metric's worst. An example whose call failed has no score, and is
-    counted apart; the exit code is 3 then.
+    counted apart; the exit code is 3 then. A call that --replay does not have is an error, which says where the
+    prompt has changed.
     """
     from ..api import evaluate
+    from ..baseline import write_baseline
+    from ..replay import SCORES
+    from ..sides import scored_baseline
 
+    check_folder_of(scores, "--scores")
     spec, graph = open_program(program, allow_outside=allow_outside)
-    metrics = read_metrics(spec, metric or (), allow_code=allow_code)
+    metrics = read_metrics(spec, graph, metric or (), allow_code=allow_code)
     where, rows = _examples(spec, graph, data, split)
-    target = open_target(spec, model, device, dtype)
     first = next(iter(metrics.values()))
-    with counting("running", len(rows)) as observer:
+    opened = target_of_run(spec, model, device, dtype, record, replay)
+    with opened as target, counting("running", len(rows)) as observer:
         evaluation = evaluate(graph, rows, first, target=target, observer=observer)
-    scores = {name: _score(graph, evaluation, each, first) for name, each in metrics.items()}
+    if scores is not None or record is not None:
+        rows_of = scored_baseline(spec, graph, target.description.identity, first, evaluation.outcomes)
+        for place in (scores, record and record / SCORES):
+            if place is not None:
+                write_baseline(place, rows_of)
+    found = {name: _score(graph, evaluation, each, first) for name, each in metrics.items()}
     if as_json:
-        say_json(_json(spec, target, where, evaluation, scores), indent=2)
+        say_json(_json(spec, target, where, evaluation, found), indent=2)
     else:
         say(f"{spec.name} on {target_text(target)}: {counted(len(rows), 'example')} of {where}")
-        lines = [(name, score_text(score)) for name, score in scores.items()]
+        lines = [(name, score_text(score)) for name, score in found.items()]
         lines += [("unread", f"{counted(evaluation.unread, 'answer')} could not be read")] if evaluation.unread else []
         lines += [("failed", f"{counted(evaluation.failed, 'example')} with no score")] if evaluation.failed else []
         for line in columns(lines):
@@ -92,17 +122,43 @@ def evaluate_program(
     return 3 if evaluation.failed else 0
 
 
-def read_metrics(spec: Spec, names: Any, *, allow_code: bool) -> dict[str, Metric]:
+@contextmanager
+def target_of_run(
+    spec: Spec, model: str | None, device: str | None, dtype: str | None, record: Path | None, replay: Path | None
+) -> Iterator[Target]:
+    """The target of a run that may be recorded, or replayed."""
+    from ..from_spec import spec_model, spec_server
+    from ..replay import recorded, replay_target
+
+    if replay is None:
+        target = open_target(spec, model, device, dtype)
+        if record is None:
+            yield target
+            return
+        with recorded(target, record) as recording:
+            yield recording
+        return
+    given = {"--record": record, "--model": model, "--device": device, "--dtype": dtype}
+    other = next((name for name, value in given.items() if value is not None), None)
+    if other is not None:
+        raise InputError(f"found {other} beside --replay", hint="A replay is on the target that was recorded.")
+    yield replay_target(replay, model=None if spec_server(spec) else spec_model(spec))
+
+
+def read_metrics(spec: Spec, graph: Graph, names: Any, *, allow_code: bool) -> dict[str, Metric]:
     """The metrics by name: those named, else the spec's and, where that is a weighted sum, its parts."""
     from ...metrics import Weighted
     from ...metrics import metric as metric_of
     from ..from_spec import spec_metric
+    from ..label_metrics import knowing_labels
 
     if names:
-        return {name: metric_of(name, allow_code=allow_code, folder=Path.cwd()) for name in names}
+        made = {name: metric_of(name, allow_code=allow_code, folder=Path.cwd()) for name in names}
+        return {name: knowing_labels(metric, graph) for name, metric in made.items()}
     ours = spec_metric(spec, allow_code=allow_code)
     if ours is None:
         raise InputError("there is no `metric:`", path=spec.path, hint="Name one: --metric exact_match.")
+    ours = knowing_labels(ours, graph)
     parts = ours.metrics if isinstance(ours, Weighted) else ()
     return {ours.name: ours, **{part.name: part for part in parts}}
 
