@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .compiler.compiled import Compiled
     from .compiler.data import Example, Examples, load_examples
     from .compiler.from_spec import compile_spec
+    from .compiler.regression import assert_not_worse
     from .compiler.teleprompter import Joint
     from .errors import CuecardError, InputError, ReadError, RunError
     from .metrics import metric
@@ -43,6 +44,7 @@ _HOMES = {
     "ReadOut": "programs.state",
     "RunError": "errors",
     "Target": "models.target",
+    "assert_not_worse": "compiler.regression",
     "compile": "compiler.api",
     "compile_spec": "compiler.from_spec",
     "evaluate": "compiler.api",
@@ -73,6 +75,7 @@ __all__ = [
     "ReadOut",
     "RunError",
     "Target",
+    "assert_not_worse",
     "compile",
     "compile_spec",
     "evaluate",
