@@ -50,7 +50,8 @@ def run_ab(
         raise RunError(f"all {len(rows)} examples failed", hint=f"The first failure: {first}")
     sides = [program_side(name, spec) for name, spec, _ in programs]
     found = compare(*(replace(side, scores={}) for side in sides), seed=seed)
-    keyed = [_measured(programs, there, metric) for metric in metrics]
+    with dspy.context(lm=language_model(target.engine)):  # a judge asks the model while it measures
+        keyed = [_measured(programs, there, metric) for metric in metrics]
     compared = compare_rows([(m, *pair) for m, pair in zip(metrics, keyed, strict=True)], seed=seed)
     by_key = {_key(pair[0]): pair for pair in there}
     better, worse = (tuple(_told(flip, by_key[flip.key]) for flip in part) for part in flips(*keyed[0]))

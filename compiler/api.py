@@ -20,7 +20,6 @@ import dspy
 
 from ..errors import InputError, RunError
 from ..metrics import Metric, Score, interval
-from ..metrics import metric as metric_of
 from ..models.lm import language_model
 from ..models.target import DEFAULT_MODEL, Target
 from ..models.target import target as open_target
@@ -36,6 +35,7 @@ from .compiled import VERSIONS, Compiled, _version
 from .data import Example, Examples, check_disjoint, from_dspy, load_examples
 from .evaluate import run_program
 from .evaluator import candidate_of, predictors_of, same_names
+from .judging import metric_of
 from .label_metrics import knowing_labels
 from .options import check_options, optimize_options, source_of
 from .pipeline import Compilation, Reporter, Task, run_task
@@ -103,7 +103,7 @@ def compile(
     budget: Budget | Mapping[str, float] | None = None,
     seed: int | None = None,
     search: SearchSpec | Mapping[str, Any] | None = None,
-    optimizer: str | None = None,
+    optimizer: str | Mapping[str, Any] | None = None,
     name: str | None = None,
     runs: str | PathLike[str] = RUNS,
     fresh: bool = False,
@@ -146,7 +146,7 @@ def compile(
     options, limits = optimize_options(budget, seed or 0, search, optimizer or "joint")
     program = program.program if isinstance(program, Compiled) else program
     name = name or type(program).__name__.lower()
-    check_options(name, options.optimizer, options.search)
+    check_options(name, options.optimizer, options.search, options.options)
     adopted = program if isinstance(program, Graph) else adopt(program, PredictorState(format="dspy"))
     train, dev, test = _splits((trainset, devset, testset), adopted, options.seed)
     task = Task(
@@ -161,6 +161,7 @@ def compile(
         budget=limits,
         seed=options.seed,
         optimizer=options.optimizer,
+        options=options.options,
         search=options.search,
     )
     return compile_task(task, metric_source=source_of(metric), runs=Path(runs), fresh=fresh, reporter=reporter)
@@ -208,7 +209,7 @@ def compile_task(
 
 def check_task(task: Task) -> None:
     """Raise `InputError` for what would make a compile meaningless."""
-    check_options(task.name, task.optimizer, task.search)
+    check_options(task.name, task.optimizer, task.search, task.options)
     if not predictors_of(task.program):
         raise InputError("the program calls no model: it has no predictors")
     if not task.dev:
@@ -227,6 +228,7 @@ def _identity_of(task: Task, metric_source: Any) -> dict[str, Any]:
         "budget": [task.budget.metric_calls, task.budget.seconds, task.budget.trials],
         "seed": task.seed,
         "optimizer": task.optimizer,
+        "options": dict(task.options),
         "search": task.search.model_dump(mode="json"),
         "columns": {name: dict(fields) for name, fields in task.columns.items()},
         "versions": {name: _version(name) for name in VERSIONS},

@@ -85,7 +85,7 @@ def compiled_spec(compilation: Compilation, spec: Spec | None = None) -> Spec:
         kept="candidate" if compilation.result.accepted else "baseline",
         baseline={split: _score(score) for split, score in compilation.baseline.items()},
         scores={split: _score(score) for split, score in compilation.compiled.items()},
-        prompt_only=_prompt_only(compilation),
+        **({"prompt_only": only} if (only := _prompt_only(compilation)) else {}),
         versions={name: _version(name) for name in VERSIONS},
     )
     if spec is not None and isinstance(task.program, Graph):

@@ -5,21 +5,26 @@ calls meet in one batch. DSPy's `Evaluate` is not used: it repeats slow calls an
 of 0. Here an answer that can't be read counts as the metric's worst and says so; a call that failed, or a program
 that broke, has no score at all; and what is not one example's affair (a dead engine, a metric that breaks) ends the
 evaluation with its cause.
+
+A metric that asks a model itself (a judge) measures whole batches, after the rows have run: see `BatchMetric`.
 """
 
 from __future__ import annotations
 
 import contextvars
 import logging
+import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, runtime_checkable
 
 import dspy
 from dspy.utils.exceptions import AdapterParseError
 
 from ..errors import CuecardError, InputError, ReadError, RunError
 from ..metrics.base import Measurement, Metric
+from ..metrics.weighted import Weighted
 from ..models.gather import RequestFailed
 from ..models.lm import bridge_of
 from ..optimizers.base import Outcome, Row, Step
@@ -33,6 +38,27 @@ MOST_WORKERS = 256
 ERROR_PARTS = ("path", "line", "field", "expected", "nearest", "hint")
 
 Observer = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Answered:
+    """One answer that is measured: the row's inputs, the labels that are compared, and what the program gave."""
+
+    inputs: Mapping[str, Any]
+    gold: Mapping[str, Any]
+    prediction: Mapping[str, Any]
+
+
+@runtime_checkable
+class BatchMetric(Protocol):
+    """A `Metric` that measures many answers at once, and sees their inputs: one that asks a model itself.
+
+    It is called once all rows have run, outside their threads, with the program's LM as DSPy's, so that its own model
+    calls can fill batches.
+    """
+
+    def measure_all(self, cases: Sequence[Answered]) -> Sequence[Measurement | str]:
+        """The measurement of each case, in order; a text, which says why, where there is none: never a score."""
 
 
 def run_program(
@@ -69,9 +95,12 @@ def run_programs(
     queue = iter(enumerate(jobs))
     lock = threading.Lock()
     broken: list[BaseException] = []
-    count = min(len(jobs), MOST_WORKERS)
+    inside = bridge.gatherer.item is not None  # called in a run's own thread, which would wait for itself
+    count = 0 if inside else min(len(jobs), MOST_WORKERS)
     ready = threading.Barrier(count) if count else None
     finished = 0
+    together = metric is not None and in_batches(metric)
+    alone = None if together else metric
 
     def work() -> None:
         nonlocal finished
@@ -85,7 +114,7 @@ def run_programs(
                     return
                 bridge.gatherer.working_on(place)
                 try:
-                    outcomes[place] = _one(*job, metric, names)
+                    outcomes[place] = _one(*job, alone, names)
                 except BaseException as error:
                     broken.append(error)
                     return
@@ -95,6 +124,8 @@ def run_programs(
                     observer(finished)
 
     with dspy.context(lm=lm, trace=[], callbacks=[]):
+        if inside:
+            outcomes = [_one(*job, alone, names) for job in jobs]
         threads = [
             threading.Thread(target=contextvars.copy_context().run, args=(work,), daemon=True) for _ in range(count)
         ]
@@ -109,6 +140,9 @@ def run_programs(
     if broken:  # an interrupt goes before what it made of the other rows' calls
         raise next((error for error in broken if not isinstance(error, Exception)), broken[0])
     done = [outcome for outcome in outcomes if outcome is not None]
+    if together and metric is not None:
+        with dspy.context(lm=lm):
+            done = _measured_together(metric, [program for program, _ in jobs], done)
     return [done[first * len(rows) : (first + 1) * len(rows)] for first in range(len(programs))]
 
 
@@ -120,8 +154,14 @@ def gold_fields(program: dspy.Module) -> frozenset[str] | None:
 def measured(program: dspy.Module, outcomes: Sequence[Outcome], metric: Metric) -> list[Measurement]:
     """What `metric` says of outcomes that are there already; those whose call failed have no measurement.
 
-    Raises `RunError` when the metric breaks.
+    Raises `RunError` when the metric breaks. A `BatchMetric` runs on the LM of DSPy's context.
     """
+    if in_batches(metric):
+        told = _measured_together(metric, [program] * len(outcomes), outcomes)
+        lost = next((new for new, old in zip(told, outcomes, strict=True) if new.error and not old.error), None)
+        if lost is not None:
+            raise RunError(f"example {lost.row.id + 1} has no score by {metric.name!r}: {lost.error}")
+        return [outcome.measurement for outcome in told if outcome.measurement is not None]
     gold = gold_fields(program)
     found: list[Measurement] = []
     for outcome in outcomes:
@@ -131,6 +171,51 @@ def measured(program: dspy.Module, outcomes: Sequence[Outcome], metric: Metric) 
         elif outcome.prediction is not None:
             found.append(_measure(metric, outcome.row, labels, outcome.prediction))
     return found
+
+
+def in_batches(metric: Metric) -> bool:
+    """Whether a metric measures whole batches, or has a part that does."""
+    return isinstance(metric, BatchMetric) or (
+        isinstance(metric, Weighted) and any(in_batches(part) for part in metric.metrics)
+    )
+
+
+def _measured_together(metric: Metric, programs: Sequence[dspy.Module], outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """The outcomes, measured in one batch. A row for which the metric has no measurement counts as failed."""
+    fields = {id(program): gold_fields(program) for program in programs}
+    golds = [_gold(each.row, fields[id(program)]) for program, each in zip(programs, outcomes, strict=True)]
+    places = [place for place, outcome in enumerate(outcomes) if outcome.prediction is not None]
+    rows = [outcomes[place].row for place in places]
+    cases = [Answered(o.row.inputs, golds[place], o.prediction or {}) for place in places for o in [outcomes[place]]]
+    found = dict(zip(places, _measure_all(metric, rows, cases), strict=True))
+    told: list[Outcome] = []
+    for place, outcome in enumerate(outcomes):
+        measurement = found.get(place)
+        if outcome.unread is not None:
+            told.append(replace(outcome, measurement=metric.worst(golds[place])))
+        elif isinstance(measurement, str):
+            told.append(replace(outcome, prediction=None, measurement=None, error=measurement))
+        else:
+            told.append(replace(outcome, measurement=measurement))
+    return told
+
+
+def _measure_all(metric: Metric, rows: Sequence[Row], cases: Sequence[Answered]) -> list[Measurement | str]:
+    if isinstance(metric, BatchMetric):
+        return list(metric.measure_all(cases)) if cases else []
+    if isinstance(metric, Weighted) and in_batches(metric):
+        parts = [_measure_all(part, rows, cases) for part in metric.metrics]
+        return [_combined(metric, each) for each in zip(*parts, strict=True)]
+    return [_measure(metric, row, case.gold, case.prediction) for row, case in zip(rows, cases, strict=True)]
+
+
+def _combined(metric: Weighted, parts: Sequence[Measurement | str]) -> Measurement | str:
+    """What the parts of a weighted sum make of one case; the first reason why one has no measurement."""
+    there = [part for part in parts if isinstance(part, Measurement)]
+    if len(there) < len(parts):
+        return next(part for part in parts if isinstance(part, str))
+    score = math.fsum(weight * part.score for weight, part in zip(metric.weights, there, strict=True))
+    return Measurement(score, tuple(number for part in there for number in part.row) if metric.width else ())
 
 
 def _one(program: dspy.Module, row: Row, metric: Metric | None, names: Mapping[int, str]) -> Outcome:

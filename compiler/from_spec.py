@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from ..errors import InputError
 from ..metrics import Metric
-from ..metrics import metric as metric_of
 from ..models.address import is_address, shown
 from ..models.catalogue import CATALOGUE
 from ..models.pull import Progress
@@ -26,6 +28,7 @@ from ..programs.spec import load_spec
 from .api import compile_task
 from .compiled import Compiled
 from .data import Examples, check_disjoint, load_examples, split
+from .judging import Models, metric_of
 from .label_metrics import knowing_labels
 from .options import DEFAULT_METRIC_CALLS
 from .pipeline import Reporter, Task
@@ -78,6 +81,7 @@ def compile_spec(
         budget=budget or spec_budget(spec),
         seed=spec.optimize.seed if seed is None else seed,
         optimizer=spec.optimize.optimizer,
+        options=spec.optimize.options,
         search=spec.optimize.search,
     )
     source = spec.to_data().get("metric")
@@ -100,7 +104,32 @@ def spec_metric(spec: Spec, *, allow_code: bool = False) -> Metric | None:
     given: Any = spec.to_data().get("metric")
     if given is None:
         return None
-    return metric_of(given, allow_code=allow_code, path=spec.path, line=spec.line("metric"), folder=spec.folder)
+    return metric_of(
+        given,
+        allow_code=allow_code,
+        path=spec.path,
+        line=spec.line("metric"),
+        folder=spec.folder,
+        models=judge_models(spec),
+    )
+
+
+def judge_models(spec: Spec) -> Models:
+    """The models that a spec's judges name: opened as the spec's own `model` would be, each once."""
+
+    def opened(model: str | Mapping[str, Any]) -> Target:
+        given = {"id": model} if isinstance(model, str) and not is_address(model) else model
+        told = {"server": given} if isinstance(given, str) else given
+        try:
+            read = ModelSpec.model_validate(told)
+        except ValidationError as error:
+            first = error.errors()[0]
+            expected = first["msg"].removeprefix("Input should be ")
+            field = ".".join(map(str, ("judge", "model", *first["loc"])))
+            raise InputError(f"found {first['input']!r}", path=spec.path, field=field, expected=expected) from None
+        return spec_target(spec.model_copy(update={"model": read}))
+
+    return Models(opened)
 
 
 def spec_target(

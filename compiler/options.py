@@ -10,7 +10,10 @@ from typing import Any
 from ..errors import InputError
 from ..metrics import Metric
 from ..optimizers.base import Budget
-from ..optimizers.joint import strategy_named
+from ..optimizers.context import StrategyContext
+from ..optimizers.foreign import check_arguments, is_foreign
+from ..optimizers.joint import STRATEGIES, strategy_named
+from ..optimizers.space import Space
 from ..programs.formats.registry import format_named
 from ..programs.problems import KeyProblems
 from ..programs.schema import OptimizeSpec, SearchSpec
@@ -22,12 +25,16 @@ NAME = re.compile(r"\w[\w.-]*")
 
 
 def optimize_options(
-    budget: Budget | Mapping[str, Any] | None, seed: int, search: SearchSpec | Mapping[str, Any] | None, optimizer: str
+    budget: Budget | Mapping[str, Any] | None,
+    seed: int,
+    search: SearchSpec | Mapping[str, Any] | None,
+    optimizer: str | Mapping[str, Any],
 ) -> tuple[OptimizeSpec, Budget]:
     """The options as a spec would hold them, and the budget. Raises `InputError`, which lists everything wrong."""
     ours = {"metric_calls": budget.metric_calls, "seconds": budget.seconds} if isinstance(budget, Budget) else budget
     found = search.model_dump(exclude_unset=True) if isinstance(search, SearchSpec) else search
-    given = {"optimizer": optimizer, "seed": seed, "budget": ours or {}, "search": found or {}}
+    named = dict(optimizer) if isinstance(optimizer, Mapping) else optimizer
+    given = {"optimizer": named, "seed": seed, "budget": ours or {}, "search": found or {}}
     problems = KeyProblems(None, lambda keys: None)
     made = validated(OptimizeSpec, Source("", given), problems)
     problems.stop()
@@ -39,11 +46,15 @@ def optimize_options(
     return made, Budget(*limits) if any(limits) else Budget(metric_calls=DEFAULT_METRIC_CALLS)
 
 
-def check_options(name: str, optimizer: str, search: SearchSpec) -> None:
+def check_options(name: str, optimizer: str, search: SearchSpec, options: Mapping[str, Any] | None = None) -> None:
     """Raise `InputError` for names that nothing has, or that no file can have."""
     if not NAME.fullmatch(name):
         raise InputError(f"the name {name!r} cannot be used", expected="letters, digits, '_', '-' and '.'")
     strategy_named(optimizer)
+    if is_foreign(optimizer):
+        check_arguments(optimizer, options or {})
+    elif options and optimizer in STRATEGIES:  # built for nothing: it says what options it does not have
+        strategy_named(optimizer)(Space(()), seed=0, baseline=0.0, context=StrategyContext(options=options))
     for format_ in () if search.formats == "auto" else search.formats:
         format_named(format_)
 

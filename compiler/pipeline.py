@@ -3,7 +3,7 @@
 A run that was stopped is taken up by running all of this again over its journal: the same steps ask for the same
 model calls, which are answered from the record up to where it ends. So resuming needs no code of its own, and ends in
 the same bytes. The one thing that the record can't tell is what was decided by the clock, because a budget in seconds
-ran short; `run.json` keeps the width of every generation of the search for that, and whether it was the last.
+ran short; `run.json` keeps how many candidates began and went on in each generation for that, and which was the last.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ from ..models.engine import Decoding, Turn
 from ..models.lm import language_model
 from ..models.target import Target
 from ..optimizers.base import Budget, Candidate, Outcome, Row, Trial
+from ..optimizers.context import StrategyContext
 from ..optimizers.demos import Demo, pools, sets
+from ..optimizers.foreign import is_foreign, run_teleprompter
 from ..optimizers.headed import FORMATS as HEAD_FORMATS
 from ..optimizers.headed import headed
 from ..optimizers.instructions import instructions_for
@@ -37,6 +39,7 @@ from ..seeds import derive_seed
 from ..signatures import choices, write
 from .evaluator import Columns, ProgramEvaluator, candidate_of
 from .journal import Clock, JournaledEngine
+from .reference import reference_scores
 from .run_folder import RunFolder
 
 DEMO_SETS = 32
@@ -64,6 +67,7 @@ class Task:
     optimizer: str = "joint"
     search: SearchSpec = field(default_factory=SearchSpec)
     fingerprint: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Reporter(Protocol):
@@ -86,7 +90,9 @@ class Reporter(Protocol):
 class Compilation:
     """What a compile came to. Scores are by split, `dev` and `test` (where there is a test split).
 
-    `unread`: how many test answers could not be read, of the baseline and of the compiled program."""
+    `unread`: how many test answers could not be read, of the baseline and of the compiled program; `reference`: the
+    scores of TF-IDF and logistic regression on the same rows, by split, where they can be compared (`reference.py`).
+    """
 
     task: Task
     result: SearchResult
@@ -97,6 +103,7 @@ class Compilation:
     spent: Mapping[str, int]
     seconds: float
     folder: RunFolder
+    reference: Mapping[str, Score] = field(default_factory=dict)
 
     @property
     def candidate(self) -> Candidate:
@@ -115,6 +122,7 @@ def run_task(task: Task, folder: RunFolder, reporter: Reporter) -> Compilation:
         engine = JournaledEngine(task.target.engine, folder.calls, clock)
         try:
             reporter.begin(task, folder, engine.recorded)
+            _check_heads(task, engine)
             return _run(task, folder, reporter, clock, engine, state)
         except BaseException as error:
             status = "failed" if isinstance(error, Exception) else "interrupted"
@@ -127,10 +135,11 @@ def run_task(task: Task, folder: RunFolder, reporter: Reporter) -> Compilation:
 def _run(
     task: Task, folder: RunFolder, reporter: Reporter, clock: Clock, engine: JournaledEngine, state: dict[str, Any]
 ) -> Compilation:
+    lm = language_model(engine)
     evaluator = ProgramEvaluator(
         task.program,
         task.metric,
-        language_model(engine),
+        lm,
         clock=clock,
         columns=task.columns,
         observer=lambda done: reporter.runs(done, clock.now()),
@@ -139,21 +148,23 @@ def _run(
     schedule = list(planned["generations"])
     budget = Budget(trials=0) if "stopped_by" in planned else task.budget
     count = 0
+    trials: list[Trial] = []
 
     def observe(trial: Trial) -> None:
         nonlocal count
         count += 1
+        trials.append(trial)
         folder.append_trial(trial_line(trial, clock.now()))
         reporter.trial(trial, budget.share(evaluator, count), clock.now())
 
     reporter.phase("baseline", 0.0)
     baseline = candidate_of(task.program)
-    widths: list[int] = []
+    generations: list[list[int]] = []
 
-    def plan(width: int) -> None:
-        widths.append(width)
-        if len(widths) > len(schedule):
-            state["search"] = {"generations": list(widths)}
+    def plan(number: int, alive: Sequence[int]) -> None:
+        generations[number:] = [list(alive)]
+        if number >= len(schedule) or len(alive) > len(schedule[number]):
+            state["search"] = {"generations": [list(each) for each in generations]}
             folder.write({**state, "status": "running"})
 
     later = len(task.test)
@@ -162,25 +173,31 @@ def _run(
     )
     zero = search.baseline(baseline)
     reporter.phase("demos", budget.share(evaluator, count))
-    search.space = make_space(task, evaluator, engine)
-    reporter.phase("search", budget.share(evaluator, count))
-    result = _searched(task, folder, search, zero)
+    told: dict[str, Any] = {}
+    if is_foreign(task.optimizer):
+        reporter.phase("search", budget.share(evaluator, count))
+        result, told = _elsewhere(task, folder, search, zero, lm, planned)
+    else:
+        search.space = make_space(task, evaluator, engine)
+        reporter.phase("search", budget.share(evaluator, count))
+        context = StrategyContext(baseline, evaluator, task.train, lm, trials, task.budget, task.options)
+        result = _searched(task, folder, search, zero, context)
     if "stopped_by" not in planned:
-        state["search"] = {"generations": widths, "trials": result.trials, "stopped_by": result.stopped_by}
+        state["search"] = {"generations": generations, "trials": result.trials, "stopped_by": result.stopped_by, **told}
     folder.write({**state, "status": "running"})
     result = _with_heads(task, search, result, engine)
     reporter.phase("test", 1.0)
     return _finish(task, folder, evaluator, engine, clock, result, state)
 
 
-def _searched(task: Task, folder: RunFolder, search: Search, zero: Trial) -> SearchResult:
+def _searched(task: Task, folder: RunFolder, search: Search, zero: Trial, context: StrategyContext) -> SearchResult:
     """The search, with Optuna's study in the run's folder. Raises `RunError` when that can't be written."""
     from optuna.exceptions import StorageInternalError
     from sqlalchemy.exc import SQLAlchemyError
 
     factory = strategy_named(task.optimizer)
     try:
-        strategy = factory(search.space, seed=task.seed, baseline=zero.score, storage=folder.study_url)
+        strategy = factory(search.space, seed=task.seed, baseline=zero.score, storage=folder.study_url, context=context)
         return search.run(zero, strategy)
     except (StorageInternalError, SQLAlchemyError) as error:
         reason = str(error.__cause__ or error).partition("\n")[0]
@@ -189,12 +206,48 @@ def _searched(task: Task, folder: RunFolder, search: Search, zero: Trial) -> Sea
         ) from error
 
 
+def _elsewhere(
+    task: Task, folder: RunFolder, search: Search, zero: Trial, lm: dspy.LM, planned: Mapping[str, Any]
+) -> tuple[SearchResult, dict[str, Any]]:
+    """The search by one of DSPy's optimizers, what it says on the screen kept in the run's folder; and what `run.json`
+    tells of it: its number of steps, and why it broke, if it did.
+    """
+    with (folder.path / "optimizer.log").open("w", encoding="utf-8") as log:
+        found = run_teleprompter(
+            task.optimizer,
+            task.options,
+            task.program,
+            search.evaluator,
+            lm,
+            train=task.train,
+            dev=search.order,
+            baseline=zero.candidate,
+            budget=task.budget,
+            seed=task.seed,
+            log=log,
+            until=planned.get("steps") if planned.get("stopped_by") == "seconds" else None,
+        )
+    result = search.settle(zero, found.candidate, found.complete, found.stopped_by)
+    return result, {"steps": found.ticks, **({"reason": found.reason} if found.reason else {})}
+
+
+def _check_heads(task: Task, engine: JournaledEngine) -> None:
+    """Raise `InputError` where heads are asked for and the target can't give what they read."""
+    if "head" in task.search.readouts and not engine.layers:
+        raise InputError(
+            f"the read-out 'head' needs hidden states, which {task.target.description.name!r} does not give",
+            field="optimize.search.readouts",
+            expected="a model held in process whose prompts can share prefixes",
+            hint="Leave 'head' out of the read-outs, or compile for another model.",
+        )
+
+
 def _with_heads(task: Task, search: Search, result: SearchResult, engine: JournaledEngine) -> SearchResult:
-    """The result with heads tried on top of what was chosen, where the spec asks for them and the target has them.
+    """The result with heads tried on top of what was chosen, where the spec asks for them.
 
     Not by default: a program with a head runs on this model alone, and is no prompt to read or to take elsewhere.
     """
-    if "head" not in task.search.readouts or not engine.layers or not task.train:
+    if "head" not in task.search.readouts or not task.train:
         return result
     known = search_formats(task.search, engine)
     formats = [choice for choice in HEAD_FORMATS if choice in known] or list(known[:1])
@@ -229,8 +282,12 @@ def _finish(
             outcomes = evaluator.run(trial.candidate, task.test)
             scores["test"] = interval(task.metric, _measured(outcomes, name), seed)
             unread[name] = sum(outcome.unread is not None for outcome in outcomes)
+    splits = {"dev": task.dev, "test": task.test}
+    reference = reference_scores(
+        task.program, task.metric, task.columns, task.train, splits, seed=task.seed, interval_seed=seed
+    )
     ledger = asdict(engine.ledger)
-    compilation = Compilation(task, result, before, after, unread, ledger, spent, clock.now(), folder)
+    compilation = Compilation(task, result, before, after, unread, ledger, spent, clock.now(), folder, reference)
     folder.write({**state, **_outcome(compilation)})
     return compilation
 
@@ -394,6 +451,7 @@ def _described(task: Task) -> dict[str, Any]:
         "target": asdict(task.target.description),
         "metric": task.metric.name,
         "optimizer": task.optimizer,
+        **({"options": dict(task.options)} if task.options else {}),
         "budget": {name: limit for name, limit in asdict(task.budget).items() if name != "trials" or limit},
         "examples": {"train": len(task.train), "dev": len(task.dev), "test": len(task.test)},
         "fingerprint": task.fingerprint,
@@ -410,6 +468,7 @@ def _outcome(compilation: Compilation) -> dict[str, Any]:
         "compiled": {split: score.as_dict() for split, score in compilation.compiled.items()},
         "paired": result.verdict.as_dict() if result.verdict is not None else None,
         "unread": dict(compilation.unread),
+        "reference": {split: score.as_dict() for split, score in compilation.reference.items()},
         "spent": dict(compilation.spent),
         "ledger": dict(compilation.ledger),
         "seconds": round(compilation.seconds, 3),

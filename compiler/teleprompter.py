@@ -37,7 +37,7 @@ class Joint(Teleprompter):
         budget: Budget | Mapping[str, float] | None = None,
         seed: int = 0,
         search: SearchSpec | Mapping[str, Any] | None = None,
-        optimizer: str = "joint",
+        optimizer: str | Mapping[str, Any] = "joint",
         runs: str | PathLike[str] = RUNS,
     ) -> None:
         super().__init__()

@@ -13,6 +13,7 @@ not passed.
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
@@ -98,9 +99,10 @@ class _Racer:
 class Search:
     """One search over one space. `calibration_rows` are labelled rows that dev does not hold.
 
-    width: how many candidates race side by side; schedule: the generations' widths of an earlier life of this search,
-    which are followed before the budget is asked again; planned: told of each generation's width before it begins;
-    later: how many rows the baseline and the winner will each run on after the search, whose seconds are kept back.
+    width: how many candidates race side by side; schedule: the generations of an earlier life of this search, which
+    are followed before the budget is asked again: each the number of candidates that began it and how many were left
+    after each of its blocks; planned: told of a generation before it begins and after each block; later: how many rows
+    the baseline and the winner will each run on after the search, whose seconds are kept back.
     """
 
     evaluator: Evaluator
@@ -111,8 +113,8 @@ class Search:
     seed: int
     observer: Observer
     width: int = 1
-    schedule: Sequence[int] = ()
-    planned: Callable[[int], None] = lambda width: None
+    schedule: Sequence[Sequence[int]] = ()
+    planned: Callable[[int, Sequence[int]], None] = lambda generation, numbers: None
     later: int = 0
 
     def __post_init__(self) -> None:
@@ -120,7 +122,7 @@ class Search:
         random.Random(derive_seed(self.seed, "dev")).shuffle(self.order)
         self.rows = list(self.calibration_rows)
         random.Random(derive_seed(self.seed, "calibration")).shuffle(self.rows)
-        self._pace: dict[int, float] = {}  # trial -> seconds a row, of those that ran a block alone
+        self._pace: dict[int, float] = {}  # trial -> seconds a row, in the last block that it ran
 
     def baseline(self, candidate: Candidate) -> Trial:
         """Run the baseline on all of dev. Raises `RunError` when a call fails: nothing could be compared with it."""
@@ -156,7 +158,7 @@ class Search:
             if not racers:
                 stopped_by = "exhausted"
                 break
-            self.planned(width)
+            self.planned(generation, [width])
             for trial, racer in zip(self._race(racers, best, generation), racers, strict=True):
                 if trial.status == "complete":
                     complete.append(trial)
@@ -199,6 +201,32 @@ class Search:
         self.observer(trial)
         return result
 
+    def settle(
+        self, baseline: Trial, found: Candidate, known: Sequence[tuple[Candidate, Sequence[Outcome]]], stopped_by: str
+    ) -> SearchResult:
+        """The result of a search that was made elsewhere and chose `found`, which must beat the baseline like any.
+
+        known: the candidates that ran on all of dev there, with their outcomes in the order of `order`.
+        """
+        metric = self.evaluator.metric
+        ran = {candidate.digest: (candidate, outcomes) for candidate, outcomes in known}
+        ran.setdefault(found.digest, (found, ()))
+        ran.pop(baseline.candidate.digest, None)
+        best, complete = baseline, []
+        for number, (candidate, given) in enumerate(ran.values(), start=1):
+            outcomes = given or self.evaluator.run(candidate, self.order)
+            failed = next((outcome.error for outcome in outcomes if outcome.error), None)
+            racer = _Racer(number, Proposal({}, number), candidate, candidate.digest, _measurements(outcomes))
+            racer.unread = sum(outcome.unread is not None for outcome in outcomes)
+            score = metric.aggregate(racer.measurements) if failed is None else None
+            trial = racer.trial(metric, "complete" if failed is None else "failed", score, failed)
+            if failed is None:
+                complete.append(trial)
+                if candidate.digest == found.digest and self._better(trial, baseline):
+                    best = trial = replace(trial, best=True)
+            self.observer(trial)
+        return self._confirm(baseline, best, complete, 1 + len(ran), stopped_by)
+
     def _spent(self) -> tuple[float, float]:
         return self.evaluator.spent, self.evaluator.elapsed()
 
@@ -215,7 +243,7 @@ class Search:
         spared it. The last generations are as narrow as the rest of the budget asks for.
         """
         if generation < len(self.schedule):
-            return self.schedule[generation], ""
+            return self.schedule[generation][0], ""
         reached = self.budget.spent_on(self.evaluator, trials)
         if reached is not None:
             return 0, reached
@@ -227,11 +255,29 @@ class Search:
             math.inf if limit is None else limit - spent
             for limit, spent in zip((self.budget.metric_calls, seconds), self._spent(), strict=True)
         ]
-        if left[1] <= 0 or pace[1] * self._most_calls(1) > 2 * left[1]:
+        if left[1] <= 0 or pace[1] * self._most_calls(1) > left[1]:
             return 0, "seconds"
         while width > 1 and any(each * self._most_calls(width) > rest for each, rest in zip(pace, left, strict=True)):
             width -= 1
         return width, ""
+
+    def _affordable(self, width: int, ends: Sequence[int], pace: float, best: Trial) -> int:
+        """How many of `width` candidates can run on to the end of dev in the seconds that are left.
+
+        ends: where the block that was just run ends, and those to come; pace: its seconds a run.
+        """
+        if self.budget.seconds is None:
+            return width
+        slowest = max(pace, self._pace.get(best.number, 0.0))
+        left = self.budget.seconds - self.evaluator.elapsed() - self.later * (self._pace[0] + slowest)
+
+        def calls(alive: int) -> int:
+            blocks = [after - before for before, after in itertools.pairwise(ends)]
+            return sum(math.ceil(alive / 2**place) * size for place, size in enumerate(blocks))
+
+        while width and pace * calls(width) > left:
+            width -= 1
+        return width
 
     def _most_calls(self, width: int) -> int:
         """How many program runs a generation makes when nobody is dropped for losing."""
@@ -260,6 +306,7 @@ class Search:
             proposal = strategy.propose()
             if proposal is None:
                 break
+            self.space = getattr(strategy, "space", self.space)  # a strategy may have grown it
             candidate = Candidate(self.space.states(proposal.params))
             key = _key(candidate, self.space.calibrations(proposal.params))
             repeated += key in seen or key in drawn
@@ -282,18 +329,22 @@ class Search:
         random.Random(derive_seed(self.seed, "order", generation)).shuffle(order)
         theirs = [incumbent.measurements[place] for place in order]
         trials: dict[int, Trial] = {}
+        numbers = [len(racers)]
 
         def drop(racer: _Racer) -> None:
             estimate = max(metric.low, (incumbent.score or 0.0) + racer.gap)
             trials[racer.number] = racer.trial(metric, "dropped", estimate)
 
         alive, start = list(racers), 0
-        for end in self._rungs(len(racers)):
+        rungs = self._rungs(len(racers))
+        for rung, end in enumerate(rungs):
+            if not alive:
+                break
             rows = [self.order[place] for place in order[start:end]]
             began = self.evaluator.elapsed()
             outcomes = self.evaluator.run_many([racer.candidate for racer in alive], rows)
-            if len(alive) == 1:
-                self._pace[alive[0].number] = (self.evaluator.elapsed() - began) / len(rows)
+            pace = (self.evaluator.elapsed() - began) / (len(alive) * len(rows))
+            self._pace |= {racer.number: pace for racer in alive}
             going = []
             for racer, mine in zip(alive, outcomes, strict=True):
                 failed = next((outcome.error for outcome in mine if outcome.error), None)
@@ -310,9 +361,14 @@ class Search:
             alive, start = going, end
             if end < total:
                 ranked = sorted(going, key=lambda racer: (-racer.gap, racer.number))
-                for racer in ranked[math.ceil(len(going) / 2) :]:
+                known = self.schedule[generation][rung + 1 :] if generation < len(self.schedule) else ()
+                half = math.ceil(len(going) / 2)
+                left = known[0] if known else self._affordable(half, rungs[rung:], pace, incumbent)
+                for racer in ranked[left:]:
                     drop(racer)
                 alive = [racer for racer in going if racer.number not in trials]
+                numbers.append(len(alive))
+                self.planned(generation, numbers)
         for racer in alive:
             by_place = dict(zip(order, racer.measurements, strict=True))
             racer.measurements = tuple(by_place[place] for place in range(total))

@@ -212,7 +212,7 @@ class Space:
                 close = start >= formats and part.nearest_counts[-1] > 0
                 many = part.demo_counts[-1] if part.start_count is None else part.start_count
                 preferred = [r for r in ("choice+batch", "choice", "span", "text") if r in part.readouts]
-                chosen = {
+                chosen: dict[str, Any] = {
                     "instruction": 0,
                     "demos": part.demo_counts[0] if close else many,
                     "nearest": part.nearest_counts[-1] if close else part.nearest_counts[0],

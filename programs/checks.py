@@ -23,6 +23,7 @@ from .problems import KeyProblems, Keys
 from .schema import LOCAL_KEYS, SERVER_KEYS, Learned, ModelSpec, PredictorSpec, Spec
 from .schema_tests import AssertSpec, TestSpec
 from .spans import sources_of
+from .state import ReadOut
 
 NODE_KEYS = ("module", "fields", "instructions", "format", "readout", "decoding", "demos", "nearest")
 
@@ -110,14 +111,48 @@ def _check_readout(
             problems.raised_at(keys_of("readout"), error)
     for name, offsets in (learned.readout.calibration.offsets if learned.readout.calibration else {}).items():
         keys = keys_of("readout", "calibration", "offsets", name)
-        if name not in finite:
-            expected = f"one of {', '.join(finite)}" if finite else "none"
-            problems.at(keys, "no output with labels has this name", expected=expected, nearest=nearest(name, finite))
+        if _has_labels(name, finite, keys, problems):
+            for label in [label for label in offsets if label not in finite[name]]:
+                near = nearest(label, finite[name])
+                valid = None if near else f"one of {', '.join(finite[name])}"
+                problems.at((*keys, label), "no such label", expected=valid, nearest=near)
+    _check_heads(learned.readout, finite, keys_of, problems)
+
+
+def _has_labels(name: str, finite: Mapping[str, Sequence[str]], keys: Keys, problems: KeyProblems) -> bool:
+    """Whether `name` is one of the outputs with labels, `finite`; noted where it is not."""
+    if name in finite:
+        return True
+    expected = f"one of {', '.join(finite)}" if finite else "none"
+    problems.at(keys, "no output with labels has this name", expected=expected, nearest=nearest(name, finite))
+    return False
+
+
+def _check_heads(
+    readout: ReadOut, finite: Mapping[str, Sequence[str]], keys_of: Callable[..., Keys], problems: KeyProblems
+) -> None:
+    """Heads belong to the read-out `head`, to outputs with labels, and know just the labels that the output has."""
+    all_heads = keys_of("readout", "heads")
+    told = any(keys[: len(all_heads)] == all_heads for keys in problems.dropped)
+    if readout.kind == "head" and not readout.heads and not told:
+        problems.at(keys_of("readout"), "the read-out 'head' has no 'heads'", expected="a head, as a compile writes it")
+    if readout.kind != "head" and readout.heads:
+        message = f"found 'heads' beside the read-out {readout.kind!r}"
+        problems.at(all_heads, message, expected="kind: head")
+    for name, head in readout.heads.items():
+        keys = keys_of("readout", "heads", name)
+        if not _has_labels(name, finite, keys, problems):
             continue
-        for label in [label for label in offsets if label not in finite[name]]:
-            near = nearest(label, finite[name])
-            valid = None if near else f"one of {', '.join(finite[name])}"
-            problems.at((*keys, label), "no such label", expected=valid, nearest=near)
+        for place, label in enumerate(head.labels):
+            if label not in finite[name]:
+                near = nearest(label, finite[name])
+                valid = None if near else f"one of {', '.join(finite[name])}"
+                message = f"the output {name!r} has no label {label!r}"
+                problems.at((*keys, "labels", place), message, expected=valid, nearest=near)
+        missing = [label for label in finite[name] if label not in head.labels]
+        if missing:
+            message = f"the head does not know the label {missing[0]!r} of the output {name!r}"
+            problems.at((*keys, "labels"), message, hint="Compile the program again.")
 
 
 def _check_demo(demo: Mapping[str, Any], signature: type[dspy.Signature], keys: Keys, problems: KeyProblems) -> None:

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from ..errors import InputError, RunError
+from ..errors import InputError
 from ..files import read_bytes, write_atomic
 from .state import HeadChoice, ReadOut
 
@@ -66,9 +66,9 @@ class Head:
         return self  # it never changes, and programs are copied for every candidate
 
     def logits(self, features: NDArray[Any]) -> FloatArray:
-        """[K] or [n, K] from features [d] or [n, d]. Raises `RunError` for features of another width."""
+        """[K] or [n, K] from features [d] or [n, d]. Raises `InputError` for features of another width."""
         if features.shape[-1:] != self.mean.shape:
-            raise RunError(
+            raise InputError(
                 f"the head takes {len(self.mean)} numbers and got {features.shape[-1]}",
                 hint="It was fitted for another model: compile the program for this one.",
             )
@@ -76,7 +76,7 @@ class Head:
         return np.asarray(standard @ self.weights.T.astype(np.float64) + self.bias)
 
     def predict(self, features: NDArray[Any]) -> str:
-        """The label of features [d]; ties go to the first. Raises `RunError`, see `logits`."""
+        """The label of features [d]; ties go to the first. Raises `InputError`, see `logits`."""
         return self.labels[int(self.logits(features).argmax())]
 
     @cached_property
@@ -91,7 +91,7 @@ class Head:
         return hashlib.sha256(self.content).hexdigest()
 
     def write(self, path: str | PathLike[str]) -> None:
-        """Write the head, whole or not at all. Raises `RunError` where it can't be written."""
+        """Write the head, whole or not at all. Raises `InputError` where it can't be written."""
         write_atomic(path, self.content)
 
     def _arrays(self) -> Arrays:

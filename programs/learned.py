@@ -69,7 +69,7 @@ def keys_of(state: PredictorState, signature: Signature) -> dict[str, Any]:
     return {
         "instructions": signature.instructions if state.instructions is None else state.instructions,
         "format": state.format,
-        "readout": state.readout,
+        "readout": state.readout if state.readout.model_fields_set else ReadOut(kind=state.readout.kind),
         "decoding": Decoding(**state.decoding.model_dump()),
         "demos": plain(state.demos),
         "nearest": nearest and NearestDemos(count=nearest.count, pool=plain(nearest.pool)),

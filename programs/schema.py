@@ -16,6 +16,7 @@ from pydantic import (
     PrivateAttr,
     SerializerFunctionWrapHandler,
     model_serializer,
+    model_validator,
 )
 
 from ..models.address import is_address
@@ -162,13 +163,25 @@ class SearchSpec(Strict):
 
 
 class OptimizeSpec(Strict):
-    """How the program is compiled. `options` go to the optimizer as they are."""
+    """How the program is compiled. `options` go to the optimizer as they are; `optimizer: {name: ..., option: value}`
+    is the same as both.
+    """
 
     optimizer: str = "joint"
     budget: BudgetSpec = Field(default_factory=BudgetSpec)
     seed: Whole = 0
     search: SearchSpec = Field(default_factory=SearchSpec)
     options: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        """The form `optimizer: {name: ..., option: value}`."""
+        given = value.get("optimizer") if isinstance(value, dict) else None
+        if not isinstance(given, dict) or not isinstance(given.get("name"), str) or value.get("options"):
+            return value
+        options = {key: option for key, option in given.items() if key != "name"}
+        return {**value, "optimizer": given["name"], **({"options": options} if options else {})}
 
 
 class Score(Strict):

@@ -14,6 +14,8 @@ from pydantic import BeforeValidator, ConfigDict, Field, PlainSerializer
 from .ranges import NotNegative, Number, Positive, PositiveNumber, Share
 from .state import Strict
 
+JUDGE = "judge"
+
 
 class MetricSpec(Strict):
     """One metric by name. Keys beside `metric` and `weight` are the metric's own options."""
@@ -29,9 +31,25 @@ class MetricSpec(Strict):
         return dict(self.model_extra or {})
 
 
+class JudgeMetricSpec(Strict):
+    """A judge as a metric: its rubric, or all of its options. The same as `{metric: judge, ...}`."""
+
+    judge: str | dict[str, Any]
+    weight: PositiveNumber = 1.0
+
+
+def judge_unfolded(item: Any) -> Any:
+    """`{judge: {rubric: ...}}` and `{judge: rubric}` as `{metric: judge, rubric: ...}`; anything else as it is."""
+    if not isinstance(item, Mapping) or JUDGE not in item or "metric" in item:
+        return item
+    given = item[JUDGE]
+    options = dict(given) if isinstance(given, Mapping) else {"rubric": given}
+    return {"metric": JUDGE, **{key: value for key, value in item.items() if key != JUDGE}, **options}
+
+
 def _metric_list(value: Any) -> Any:
     items = value if isinstance(value, list | tuple) else [value]
-    return [{"metric": item} if isinstance(item, str) else item for item in items]
+    return [{"metric": item} if isinstance(item, str) else judge_unfolded(item) for item in items]
 
 
 def _short_metrics(metrics: tuple[MetricSpec, ...]) -> Any:
@@ -42,7 +60,10 @@ def _short_metrics(metrics: tuple[MetricSpec, ...]) -> Any:
 
 Metrics = Annotated[
     tuple[MetricSpec, ...],
-    BeforeValidator(_metric_list, json_schema_input_type=str | MetricSpec | list[str | MetricSpec]),
+    BeforeValidator(
+        _metric_list,
+        json_schema_input_type=str | MetricSpec | JudgeMetricSpec | list[str | MetricSpec | JudgeMetricSpec],
+    ),
     PlainSerializer(_short_metrics),
 ]
 

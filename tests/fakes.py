@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import dspy
+import numpy as np
 
 import cuecard
 from cuecard.compiler.examples import Example, Examples
@@ -37,9 +38,10 @@ from cuecard.models.engine import (
     Spans,
     Turn,
 )
+from cuecard.models.hidden import FeatureRequest, Features
 from cuecard.models.spans import by_scoring
 from cuecard.models.target import Target
-from cuecard.optimizers.base import Candidate, Outcome
+from cuecard.optimizers.base import Candidate, FieldFeatures, Outcome
 from cuecard.programs.readout import Choice
 
 PIECE = re.compile(r"<\|\w+\|>| ?\w+| ?[^\w\s]|\s")
@@ -48,6 +50,7 @@ START = "<|start|>"
 
 Answer = Callable[[str, Decoding, int], str]
 Likelihood = Callable[[str, str], float]
+Hidden = Callable[[str, int], tuple[Sequence[float], Sequence[float]]]
 
 
 class WordTokenizer:
@@ -92,12 +95,24 @@ def indifferent(prompt: str, continuation: str) -> float:
     return -1.0
 
 
+def word_counts(prompt: str, layer: int) -> tuple[Sequence[float], Sequence[float]]:
+    """Hidden states that a head can learn from: how often each keyword of the tickets stands in the prompt, as the mean
+    over its tokens, in every layer but the first, where there is noise; the last token tells nothing.
+    """
+    noise = random.Random(f"{layer} {prompt}")
+    words = re.findall(r"\w+", prompt)
+    keywords = [word for known in KEYWORDS.values() for word in known]
+    drawn = [noise.gauss(0.0, 1.0) for _ in keywords]
+    return drawn, drawn if layer == 1 else [float(words.count(word)) for word in keywords]
+
+
 class FakeEngine:
     """An engine whose answers come from functions of the prompt's text.
 
     answer: (prompt, settings, sample) -> text (default "yes"), which is cut at the first stop string and at
     `max_tokens`; likelihood: (prompt, continuation) -> nats; failure: request -> why it fails, or None; before: called before every batch (it
-    may raise). `batches` keeps every batch.
+    may raise); layers: of how many the hidden states can be read, none by default; hidden: (prompt, layer) -> the
+    numbers at its last token and their mean over its tokens. `batches` keeps every batch.
     """
 
     def __init__(
@@ -110,7 +125,10 @@ class FakeEngine:
         failure: Callable[[Any], str | None] = lambda request: None,
         before: Callable[[Sequence[Any]], None] = lambda batch: None,
         chat_template: bool = True,
+        layers: int = 0,
+        hidden: Hidden | None = None,
     ) -> None:
+        self.layers, self.hidden = layers, hidden or word_counts
         self.identity, self.name, self.context_window = identity, "fake", context_window
         self.tokenizer = WordTokenizer(chat_template=chat_template)
         self.ledger = Ledger()
@@ -128,6 +146,15 @@ class FakeEngine:
 
     def spans(self, requests: Sequence[SpanRequest]) -> list[Spans | Failure]:
         return by_scoring(self.score, requests)
+
+    def features(self, requests: Sequence[FeatureRequest]) -> list[Features | Failure]:
+        self._begin(requests)
+        return [self._refused(request, 0) or self._features(request) for request in requests]
+
+    def _features(self, request: FeatureRequest) -> Features:
+        prompt = self.tokenizer.text(request.prompt)
+        last, mean = zip(*(self.hidden(prompt, layer) for layer in request.layers), strict=True)
+        return Features(np.array(last, dtype=np.float32), np.array(mean, dtype=np.float32))
 
     def prompts(self) -> list[str]:
         """The prompts of all requests so far, special tokens included."""
@@ -255,6 +282,7 @@ class Plain(Metric):
 class FakeEvaluator:
     """An evaluator whose scores come from `score(candidate, row)`: a number, or a text, which is a call's failure.
 
+    features: what a head would read, (candidate, predictor, field, rows) -> features; none by default.
     pace: seconds of a fake clock that each program run takes; `runs` keeps what was run: (candidate, row ids).
     """
 
@@ -265,12 +293,14 @@ class FakeEvaluator:
         *,
         outcome: Callable[[Candidate, Any], Outcome] | None = None,
         choices: Callable[[Candidate, str, Mapping[str, Any]], list[Choice]] = lambda candidate, name, inputs: [],
+        features: Callable[[Candidate, str, str, Sequence[Any]], FieldFeatures | None] = lambda *asked: None,
         columns: Mapping[str, Mapping[str, str]] | None = None,
         metric: Metric | None = None,
         pace: float = 1.0,
     ) -> None:
         self.signatures, self.metric = dict(signatures), metric or Plain()
         self._score, self._outcome, self._choices, self._columns, self._pace = score, outcome, choices, columns, pace
+        self._features = features
         self.spent, self.seconds = 0, 0.0
         self.runs: list[tuple[Candidate, list[int]]] = []
 
@@ -296,6 +326,9 @@ class FakeEvaluator:
     def probe(self, candidate: Candidate, predictor: str, inputs: Mapping[str, Any]) -> list[Choice]:
         self.spent += 1
         return self._choices(candidate, predictor, inputs)
+
+    def features(self, candidate: Candidate, predictor: str, field: str, rows: Sequence[Any]) -> FieldFeatures | None:
+        return self._features(candidate, predictor, field, rows)
 
     def prompt_tokens(self, candidate: Candidate, rows: Sequence[Any]) -> float:
         return sum(10.0 * len(state.demos) for state in candidate.states.values())

@@ -109,10 +109,10 @@ def _data(spec: Spec, program: Graph) -> str:
 
 
 def _check_optimizer(spec: Spec) -> None:
-    from ...optimizers.joint import strategy_named
+    from ..options import check_options
 
     try:
-        strategy_named(spec.optimize.optimizer)
+        check_options(spec.name, spec.optimize.optimizer, spec.optimize.search, spec.optimize.options)
     except InputError as error:
         line = spec.line("optimize", "optimizer")
         parts: dict[str, Any] = {"field": error.field, "expected": error.expected, "nearest": error.nearest}

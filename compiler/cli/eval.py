@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from ...programs.schema import Spec
     from ..api import Evaluation
     from ..examples import Examples
+    from ..judging import JudgeMetric
 
 EXAMPLE = """\
 \b
@@ -44,6 +45,9 @@ Example:
 \b
   $ cuecard eval ticket_triage.yaml --record calls/    # then, without the model:
   $ cuecard eval ticket_triage.yaml --replay calls/
+
+\b
+  $ cuecard eval replies.yaml --judge-check --data graded.jsonl --labels human
 """
 
 Data = Annotated[
@@ -68,6 +72,17 @@ Replay = Annotated[
     Path | None,
     typer.Option("--replay", metavar="FOLDER", help="Answer from a recording, or a compile's run, without the model."),
 ]
+JudgeCheck = Annotated[
+    bool, typer.Option("--judge-check", help="Measure the judge of the spec's metric: its position and length bias.")
+]
+Labels = Annotated[
+    str | None,
+    typer.Option(
+        "--labels",
+        metavar="COLUMN",
+        help="With --judge-check: what people said of the data's own answers; measures the judge's agreement.",
+    ),
+]
 
 
 def evaluate_program(
@@ -78,6 +93,8 @@ def evaluate_program(
     scores: Scores = None,
     record: Record = None,
     replay: Replay = None,
+    judge_check: JudgeCheck = False,
+    labels: Labels = None,
     model: ModelName = None,
     device: DeviceName = None,
     dtype: DtypeName = None,
@@ -89,8 +106,10 @@ def evaluate_program(
 
     An answer that could not be read counts as the metric's worst. An example whose call failed has no score, and is
     counted apart; the exit code is 3 then. A call that --replay does not have is an error, which says where the
-    prompt has changed.
+    prompt has changed. With --judge-check the judge is measured, and not the program.
     """
+    import dspy
+
     from ..api import evaluate
     from ..baseline import write_baseline
     from ..replay import SCORES
@@ -100,16 +119,24 @@ def evaluate_program(
     spec, graph = open_program(program, allow_outside=allow_outside)
     metrics = read_metrics(spec, graph, metric or (), allow_code=allow_code)
     where, rows = _examples(spec, graph, data, split)
+    if labels is not None and not judge_check:
+        raise InputError("found --labels without --judge-check", expected="both")
+    judge = _judge(spec, metrics) if judge_check else None
     first = next(iter(metrics.values()))
     opened = target_of_run(spec, model, device, dtype, record, replay)
+    if judge is not None:
+        with opened as target:
+            return _check_judge(judge, spec, graph, target, where, rows, labels, as_json)
     with opened as target, counting("running", len(rows)) as observer:
         evaluation = evaluate(graph, rows, first, target=target, observer=observer)
+        with dspy.context(lm=target.lm):  # what judges run on that have no model of their own
+            found = {name: _score(graph, evaluation, each, first) for name, each in metrics.items()}
+            if scores is not None or record is not None:
+                scored = scored_baseline(spec, graph, target.description.identity, first, evaluation.outcomes)
     if scores is not None or record is not None:
-        rows_of = scored_baseline(spec, graph, target.description.identity, first, evaluation.outcomes)
         for place in (scores, record and record / SCORES):
             if place is not None:
-                write_baseline(place, rows_of)
-    found = {name: _score(graph, evaluation, each, first) for name, each in metrics.items()}
+                write_baseline(place, scored)
     if as_json:
         say_json(_json(spec, target, where, evaluation, found), indent=2)
     else:
@@ -120,6 +147,42 @@ def evaluate_program(
         for line in columns(lines):
             say(line)
     return 3 if evaluation.failed else 0
+
+
+def _judge(spec: Spec, metrics: Mapping[str, Metric]) -> JudgeMetric:
+    """The first judge among the metrics."""
+    from ..judging import judge_in
+
+    found = next((judge for each in metrics.values() if (judge := judge_in(each)) is not None), None)
+    if found is None:
+        hint = "Give it one: `metric: {judge: {rubric: ...}}`."
+        raise InputError("there is no judge in the spec's `metric:`", path=spec.path, hint=hint)
+    return found
+
+
+def _check_judge(
+    judge: JudgeMetric,
+    spec: Spec,
+    graph: Graph,
+    target: Target,
+    where: str,
+    rows: Examples,
+    labels: str | None,
+    as_json: bool,
+) -> int:
+    """Measure the judge."""
+    from ..judging.telling import as_lines, check_on, plain
+
+    with counting("running", len(rows)) as observer:
+        check = check_on(judge, graph, rows.items, target.lm, labels=labels, seed=spec.optimize.seed, observer=observer)
+    if as_json:
+        say_json({"name": spec.name, "target": target.description.name, "data": where, **plain(check)}, indent=2)
+    else:
+        on = judge.model or target_text(target)
+        say(f"{judge.name} of {spec.name} on {on}: {counted(len(rows), 'example')} of {where}")
+        for line in columns(as_lines(check)):
+            say(line)
+    return 3 if check.failed else 0
 
 
 @contextmanager

@@ -10,8 +10,8 @@ import typer
 from ...errors import InputError, nearest
 from .common import WITH_INPUTS, AllowOutside, ModelName, ProgramWord, own_options
 from .progress import working
-from .screen import columns, console, counted, note, say
-from .summary import decoding_text, readout_text
+from .screen import columns, console, counted, note, say, score_text
+from .summary import decoding_text, has_heads, readout_text
 
 if TYPE_CHECKING:
     from ...programs.predictor import Predictor
@@ -81,6 +81,8 @@ def show(
         raise InputError(f"found {predictor!r}", field="--predictor", expected=expected, nearest=near)
     engine = _engine(spec, model)
     say(f"{spec.name} on {engine.name}, inputs from {where if values else 'nowhere, so they stand as {NAME}'}")
+    if has_heads(part.state for part in predictors.values()):
+        say(f"It reads linear heads, which are no prompts and go with one model alone{_alone(spec)}.")
     for name in [predictor] if predictor is not None else predictors:
         say()
         _show(name, predictors[name], asked[name], engine, tokens=tokens)
@@ -162,6 +164,9 @@ def _show(name: str, predictor: Predictor, inputs: Mapping[str, Any], engine: To
     calibration = state.readout.calibration
     for field, offsets in (calibration.offsets if calibration else {}).items():
         lines.append((field, ", ".join(f"{label} {offset:+.2f}" for label, offset in offsets.items()) + " nats"))
+    for field, head in state.readout.heads.items():
+        pooled = "the last token" if head.pooling == "last" else "the mean of the prompt's tokens"
+        lines.append((field, f"{', '.join(head.labels)}, from layer {head.layer}, {pooled}, by {head.weights}"))
     settings = decoding_text(state)
     settings = settings or f"max_tokens {state.decoding.max_tokens}"
     lines.append(("decoding", settings if state.decoding.temperature else f"{settings}, greedy"))
@@ -172,6 +177,13 @@ def _show(name: str, predictor: Predictor, inputs: Mapping[str, Any], engine: To
     if tokens:
         say(f"{RULE} tokens {RULE}", "dim")
         say(" ".join(map(str, prompt.ids)))
+
+
+def _alone(spec: Spec) -> str:
+    """What a compiled program says of its best candidate without heads."""
+    alone = spec.compiled.prompt_only if spec.compiled else None
+    score = alone.scores.get("dev") if alone else None
+    return f"; of prompts alone, the best has {score_text(score)} on dev" if score else ""
 
 
 def _counts(predictor: Predictor, prompt: Prompt, inputs: Mapping[str, Any], engine: TokenizerEngine) -> dict[str, int]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from .screen import clock_text, columns, counted, one_line, score_text
 
 if TYPE_CHECKING:
     from ...metrics.statistics import PairedResult
+    from ...optimizers.base import Trial
     from ...programs.state import PredictorState
     from ..pipeline import Compilation
 
@@ -36,6 +37,9 @@ def summary(compilation: Compilation) -> Iterator[str]:
         rows += [(name if place == 0 else "", line) for place, line in enumerate(filter(None, lines))]
     yield from columns(rows)
     yield ""
+    if compilation.reference:
+        yield from _reference(compilation)
+        yield ""
     yield from _costs(compilation)
 
 
@@ -62,8 +66,35 @@ def _verdict(compilation: Compilation) -> Iterator[str]:
     else:
         yield f"The baseline is kept: the best of {candidates} leads on dev by {_difference(verdict)}"
         yield f"in a paired permutation test ({_counts(verdict)}), which may be chance."
+    if result.prompt_only is not None and has_heads(result.chosen.candidate.states.values()):
+        yield "It reads a linear head, which is no prompt and goes with this model alone;"
+        yield f"the best program of prompts alone has {_alone(compilation, result.prompt_only)} on dev."
     if result.stopped_by == "exhausted":
         yield "The search ended before its budget: there was nothing left to try."
+
+
+def has_heads(states: Iterable[PredictorState]) -> bool:
+    """Whether a predictor reads a label off the hidden state: the program is then no prompt, and of one model."""
+    return any(state.readout.heads for state in states)
+
+
+def _alone(compilation: Compilation, trial: Trial) -> str:
+    """The dev score of the best candidate that is prompts alone."""
+    from ...metrics.statistics import interval
+    from ...seeds import derive_seed
+
+    seed = derive_seed(compilation.task.seed, "interval") % 2**32
+    return score_text(interval(compilation.task.metric, trial.measurements, seed))
+
+
+def _reference(compilation: Compilation) -> Iterator[str]:
+    """What is reached on the same rows without a language model, and whether that is as good."""
+    splits = [split for split in compilation.compiled if split in compilation.reference]
+    scores = ", ".join(f"{split} {score_text(compilation.reference[split])}" for split in splits)
+    yield f"without a language model (TF-IDF, logistic regression): {scores}"
+    split = splits[-1]
+    if compilation.reference[split].value >= compilation.compiled[split].value:
+        yield f"That is no worse on {split} than the compiled program: this task may need no language model."
 
 
 def _difference(verdict: PairedResult) -> str:

@@ -1,7 +1,8 @@
 """The types of assertions that there are, and how each is read and judged.
 
 The names, and what they mean, are promptfoo's (https://www.promptfoo.dev/docs/configuration/expected-outputs/). A yes
-or no scores 1 or 0; `rouge-n`, `rouge-l`, `bleu`, `chrf`, `similar` and `python` score what they measured. `not-`
+or no scores 1 or 0; `rouge-n`, `rouge-l`, `bleu`, `chrf`, `similar`, `python`, `judge` and `llm-rubric` score what they
+measured. `not-`
 before a type turns both round: it passes where the other fails, and its score is 1 less the other's. `equals` compares
 as the metric `exact_match` does, `latency` and `tokens` look at what the answer cost, all others at the output's text.
 """
@@ -19,6 +20,7 @@ from typing import Any
 from ...metrics.matching import ExactMatch
 from ...metrics.values import as_text, plain
 from .answers import Answer
+from .judge_rule import judged
 from .rules import SHOWN, Given, Rule, Unjudged, Untimed, Verdict, shown, text_of, texts_of, yes
 from .scored import levenshtein, python, scored
 
@@ -209,6 +211,8 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "latency": Kind(_latency, frozenset({"threshold"}), of_output=False),
         "tokens": Kind(_tokens, frozenset({"threshold"}), of_output=False),
         "python": Kind(python, _WITH_OPTIONS),
+        "judge": Kind(judged, _WITH_OPTIONS),
+        "llm-rubric": Kind(judged, _WITH_OPTIONS),
     }
 )
 TYPES = (*KINDS, *(NEGATION + name for name in KINDS), SET)

@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 
 from ...errors import InputError
 from ...metrics import Metric
-from ...metrics import metric as metric_of
 from ...programs.checks import check_path, check_test_list, paths_of_tests
 from ...programs.graph import Graph, build
 from ...programs.problems import KeyProblems, Keys
@@ -21,7 +20,8 @@ from ...programs.spec import load_spec
 from ...programs.yaml_source import Source, load_yaml
 from ...signatures import check_value
 from ..baseline import read_baseline
-from ..from_spec import read_examples, spec_metric
+from ..from_spec import judge_models, read_examples, spec_metric
+from ..judging import metric_of
 from ..label_metrics import knowing_labels
 from .asserting import AssertionReader
 from .assertions import Assertion, AssertionSet
@@ -274,7 +274,12 @@ class _Reader:
         given = test.model_dump(mode="json", exclude_unset=True)["metric"]
         place = self._place((*keys, "metric"))
         made = metric_of(
-            given, allow_code=self.asserting.allow_code, path=place.path or None, line=place.line, folder=self.folder
+            given,
+            allow_code=self.asserting.allow_code,
+            path=place.path or None,
+            line=place.line,
+            folder=self.folder,
+            models=judge_models(self.spec),
         )
         return knowing_labels(made, self.program)
 

@@ -22,9 +22,11 @@ from ...seeds import derive_seed
 from ..baseline import Baseline
 from ..evaluate import Observer, run_program
 from ..examples import Example
+from ..from_spec import judge_models
 from .answers import Answer, Recorder, Recording, RunKey
 from .cases import Case
 from .gates import program_digest
+from .judged import ask_judges
 from .reading import Suite, Test
 from .results import Report, Result
 
@@ -58,7 +60,7 @@ def run_tests(
     if recorder is not None:
         for row, repeat in together + alone:
             recorder.add(suite.spec.name, target, row, repeat, answers[row.key, repeat])
-    return _results(suite, answers, target, update_baseline)
+    return _results(suite, answers, target, update_baseline, lm)
 
 
 def rescore(suite: Suite, recording: Recording, *, update_baseline: bool = False) -> tuple[Result, ...]:
@@ -90,9 +92,17 @@ def runs_of(tests: Sequence[Test]) -> tuple[Runs, Runs]:
     return [run for key, run in untimed.items() if key not in timed], list(timed.values())
 
 
-def _results(suite: Suite, answers: Mapping[RunKey, Answer], target: str, update_baseline: bool) -> tuple[Result, ...]:
+def _results(
+    suite: Suite, answers: Mapping[RunKey, Answer], target: str, update_baseline: bool, lm: dspy.LM | None = None
+) -> tuple[Result, ...]:
+    """How the tests end. `lm`: what judges run on that name no model of their own; None where there is none."""
     update = Baseline("", {}, program_digest(suite.spec), target) if update_baseline else None
-    return tuple(_result(suite, test, answers, update) for test in suite.tests)
+    lost = ask_judges(suite.program, suite.tests, answers, lm, judge_models(suite.spec))
+    with dspy.context(lm=lm):
+        return tuple(
+            _result(suite, test, {**answers, **lost[place]} if place in lost else answers, update)
+            for place, test in enumerate(suite.tests)
+        )
 
 
 def _result(suite: Suite, test: Test, answers: Mapping[RunKey, Answer], update: Baseline | None) -> Result:

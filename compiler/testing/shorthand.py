@@ -25,7 +25,7 @@ _OF_OTHERS = frozenset(
     {
         *("answer-relevance", "classifier", "contains-html", "contains-json", "contains-sql", "contains-xml", "cost"),
         *("eval", "factuality", "file", "fn", "g-eval", "gleu", "grade", "is-html", "is-refusal", "is-sql", "is-xml"),
-        *("javascript", "llm-rubric", "meteor", "model-graded-closedqa", "model-graded-factuality", "moderation"),
+        *("javascript", "meteor", "model-graded-closedqa", "model-graded-factuality", "moderation"),
         *("perplexity", "pi", "ruby", "select-best", "webhook"),
     }
 )

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field
 
 import cuecard
 from cuecard.compiler.api import _signature_text
-from cuecard.optimizers.instructions import brief
+from cuecard.optimizers.principles import brief
 from cuecard.optimizers.space import readouts_for
 from cuecard.programs.spans import copied_from
 

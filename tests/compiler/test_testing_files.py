@@ -59,7 +59,7 @@ def test_assertions_in_a_cell(cell: str, wanted: dict[str, object]) -> None:
 @pytest.mark.parametrize(
     ("cell", "told"),
     [
-        ("llm-rubric: is polite", "there is no assertion 'llm-rubric' here"),
+        ("g-eval: is polite", "there is no assertion 'g-eval' here"),
         ("contain: x", "did you mean 'contains'"),
         ("latency: soon", "found 'soon'; expected a number"),
         ("is-json: {", "not JSON"),

@@ -1,4 +1,5 @@
-"""What holds for every strategy: `Conformance`. A strategy's tests are a subclass that names it.
+"""What holds for every strategy: `Conformance`. A strategy's tests are a subclass that names it; one that draws from the
+whole space has more to keep to (`WholeSpace`).
 
 A package that adds a strategy inherits this class in its own tests:
 
@@ -8,6 +9,8 @@ A package that adds a strategy inherits this class in its own tests:
 
 from __future__ import annotations
 
+import hashlib
+import json
 import random
 import warnings
 from collections.abc import Iterable, Iterator
@@ -17,17 +20,19 @@ from typing import Any, ClassVar
 
 import optuna
 import pytest
-from fakes import FakeEvaluator
+from fakes import FakeEvaluator, WordLearner, compile_tickets
 
 import cuecard
 from cuecard.compiler.examples import Example
 from cuecard.errors import InputError
+from cuecard.metrics import Measurement
 from cuecard.models.engine import Decoding
-from cuecard.optimizers.base import Budget, Candidate, Proposal, Strategy
+from cuecard.optimizers.base import Budget, Candidate, Outcome, Proposal, Step, Strategy
+from cuecard.optimizers.context import StrategyContext
 from cuecard.optimizers.joint import STRATEGIES, strategy_named
 from cuecard.optimizers.search import Search
 from cuecard.optimizers.space import FORMATS, PredictorSpace, Space, readouts_for
-from cuecard.programs.state import PredictorState
+from cuecard.programs.state import PredictorState, ReadOut
 
 LABELLED = cuecard.signature("ticket -> queue: Literal['billing', 'technical']")
 TEXT = cuecard.signature("ticket -> note")
@@ -49,6 +54,14 @@ def part(name: str = "p", signature: Any = LABELLED, **changes: Any) -> Predicto
 
 RICH = Space((part("a"), part("b.predict", TEXT)))
 SMALL = Space((part(formats=("chat", "json"), readouts=("text",), demo_counts=(0,), ranges={}),))
+POOLED = Space((part(pool=POOL),))
+NEAR = Space(
+    (part("a", pool=POOL, nearest_counts=(0, 2, 4)), part("b.predict", TEXT, pool=POOL, nearest_counts=(0, 2)))
+)
+CONTEXT = ("evaluator", "rows", "budget", "trials", "options")
+TICKETS: dict[str, Any] = {
+    "budget": {"metric_calls": 36}, "search": {"instructions": 3, "demos": [0, 4], "formats": ["completion", "turns"]}
+}  # fmt: skip
 SINGLE = Space((part(instructions=("one",), formats=("chat",), readouts=("text",), demo_counts=(0,), ranges={}),))
 
 
@@ -58,13 +71,28 @@ def merit(params: dict[str, Any]) -> float:
     return sum(good) / len(good)
 
 
+class FakeModel:
+    """A language model that makes another instruction of every prompt, the same one of the same prompt."""
+
+    def __init__(self) -> None:
+        self.prompts: list[str] = []
+
+    def __call__(self, prompt: str, **settings: Any) -> list[str]:
+        self.prompts.append(prompt)
+        mark = hashlib.sha256(prompt.encode()).hexdigest()[:8]
+        return [f"<instruction>Read it with care and mind the rule {mark}.</instruction>"]
+
+
 class Conformance:
-    """The contract of `optimizers.base.Strategy`."""
+    """The contract of `optimizers.base.Strategy`, and of a factory."""
 
     name: ClassVar[str]
 
-    def make(self, space: Space = RICH, *, seed: int = 0, baseline: float = 0.1, storage: Any = None) -> Strategy:
-        return strategy_named(self.name)(space, seed=seed, baseline=baseline, storage=storage)
+    def make(
+        self, space: Space = RICH, *, seed: int = 0, baseline: float = 0.1, storage: Any = None, **parts: Any
+    ) -> Strategy:
+        context = StrategyContext(lm=FakeModel(), **parts)
+        return strategy_named(self.name)(space, seed=seed, baseline=baseline, storage=storage, context=context)
 
     def drive(self, strategy: Strategy, proposals: int) -> list[dict[str, Any]]:
         """Propose and observe, the best so far told as such; fewer where the strategy has nothing left."""
@@ -79,11 +107,17 @@ class Conformance:
             yield dict(proposal.params)
 
     def test_every_proposal_is_a_point_of_the_space(self) -> None:
-        for params in self.drive(self.make(), 40):
-            states = RICH.states(params)
+        strategy = self.make()
+        points = self.points(strategy)
+        seen = 0
+        for params in islice(points, 40):
+            space = getattr(strategy, "space", RICH)
+            states = space.states(params)
             assert set(states) == {"a", "b.predict"}
             assert all(PredictorState.model_validate(state.model_dump()) == state for state in states.values())
-            assert RICH.calibrations(params).keys() <= {"a"}
+            assert space.calibrations(params).keys() <= {"a"}
+            seen += 1
+        assert seen
 
     def test_a_proposal_names_only_dimensions_of_the_space(self) -> None:
         for params in self.drive(self.make(), 40):
@@ -96,20 +130,67 @@ class Conformance:
         strategy, keys = self.make(), []
         for _ in range(12):
             proposal = strategy.propose()
-            assert proposal is not None
+            if proposal is None:
+                break
             keys.append(proposal.key)
             strategy.observe(proposal, 0.5, best=False)
-        assert len(set(keys)) == 12
+        assert keys
+        assert len(set(keys)) == len(keys)
+
+    def test_several_points_may_be_out(self) -> None:
+        strategy = self.make()
+        out = [proposal for proposal in (strategy.propose() for _ in range(6)) if proposal is not None]
+        for proposal in reversed(out):
+            strategy.observe(proposal, 0.5, best=False)
+        assert out
+
+    def test_without_context_there_is_nothing_to_fear(self) -> None:
+        strategy = strategy_named(self.name)(RICH, seed=0, baseline=0.1, storage=None)
+        assert self.drive(strategy, 5)
+
+    def test_an_option_that_it_does_not_have_is_told(self) -> None:
+        with pytest.raises(InputError, match="unknown option 'speed'"):
+            self.make(options={"speed": 3})
+
+    def test_a_budget_is_not_run_past(self) -> None:
+        def score(candidate: Candidate, row: Any) -> float:
+            return float((len(str(candidate.states["p"])) + row.id) % 2)
+
+        dev, train = ([Example({"ticket": f"{part}{n}"}, {}, n) for n in range(16)] for part in ("d", "t"))
+        for limit in (40, 100):
+            evaluator = FakeEvaluator({"p": LABELLED}, score)
+            budget = Budget(metric_calls=limit)
+            space = Space((part("p", readouts=("choice",), ranges={}),))
+            search = Search(evaluator, space, dev, [], budget, 0, lambda trial: None)
+            zero = search.baseline(Candidate({"p": PredictorState()}))
+            strategy = self.make(space, evaluator=evaluator, rows=train, budget=budget, trials=[zero])
+            search.run(zero, strategy)
+            assert evaluator.spent <= limit + len(dev), "at most the generation that was begun"
+
+    def test_a_run_that_was_stopped_goes_on_to_the_same_program(self, tmp_path: Any) -> None:
+        def stop(batch: Any) -> None:
+            if len(broken.batches) == 2:
+                raise KeyboardInterrupt
+
+        def files(root: Any) -> list[str]:
+            lines = (root / "triage-1" / "trials.jsonl").read_text().splitlines()
+            return [json.dumps({**json.loads(line), "seconds": 0}) for line in lines]
+
+        whole = compile_tickets(tmp_path / "whole", WordLearner().engine(), optimizer=self.name, **TICKETS)
+        broken = WordLearner().engine(before=stop)
+        with pytest.raises(KeyboardInterrupt):
+            compile_tickets(tmp_path / "broken", broken, optimizer=self.name, **TICKETS)
+        again = compile_tickets(tmp_path / "broken", WordLearner().engine(), optimizer=self.name, **TICKETS)
+        assert again.compilation.folder.resumed
+        assert files(tmp_path / "broken") == files(tmp_path / "whole")
+        assert again.write(tmp_path / "a").read_bytes() == whole.write(tmp_path / "b").read_bytes()
 
     def test_the_same_seed_proposes_the_same_points(self) -> None:
         assert self.drive(self.make(seed=3), 30) == self.drive(self.make(seed=3), 30)
 
-    def test_another_seed_proposes_others(self) -> None:
-        assert self.drive(self.make(seed=3), 30) != self.drive(self.make(seed=4), 30)
-
     def test_storage_changes_nothing(self, tmp_path: Any) -> None:
         stored = self.make(storage=f"sqlite:///{tmp_path / 'study.db'}")
-        assert self.drive(stored, 20) == self.drive(self.make(), 20)
+        assert self.drive(stored, 8) == self.drive(self.make(), 8)
 
     def test_the_worlds_random_state_plays_no_part(self) -> None:
         random.seed(1)
@@ -121,7 +202,7 @@ class Conformance:
 
     def test_two_strategies_side_by_side_do_not_meet(self) -> None:
         one, other = self.points(self.make(seed=5)), self.points(self.make(seed=6))
-        mixed = [(next(one), next(other)) for _ in range(15)]
+        mixed = list(zip(islice(one, 15), islice(other, 15), strict=False))
         assert [first for first, _ in mixed] == self.drive(self.make(seed=5), 15)
 
     @pytest.mark.parametrize("value", [-1.0, 0.0, 1.0, 1e9])
@@ -148,8 +229,21 @@ class Conformance:
             proposal = strategy.propose()
             if proposal is None:
                 break
-            assert SINGLE.states(proposal.params)["p"].format == "chat"
+            assert getattr(strategy, "space", SINGLE).states(proposal.params)["p"].format == "chat"
             strategy.observe(proposal, 0.5, best=best_first and index == 0)
+
+    def test_nothing_is_said_on_the_screen(self, capfd: pytest.CaptureFixture[str]) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            self.drive(self.make(), 25)
+        assert capfd.readouterr() == ("", "")
+
+
+class WholeSpace(Conformance):
+    """What holds for a strategy that draws from all dimensions, without end."""
+
+    def test_another_seed_proposes_others(self) -> None:
+        assert self.drive(self.make(seed=3), 30) != self.drive(self.make(seed=4), 30)
 
     def test_a_small_space_is_met_in_full(self) -> None:
         points = {str(sorted(params.items())) for params in self.drive(self.make(SMALL), 150)}
@@ -157,12 +251,6 @@ class Conformance:
 
     def test_every_format_is_tried(self) -> None:
         assert {params["a.format"] for params in self.drive(self.make(), 40)} == set(FORMATS)
-
-    def test_nothing_is_said_on_the_screen(self, capfd: pytest.CaptureFixture[str]) -> None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            self.drive(self.make(), 25)
-        assert capfd.readouterr() == ("", "")
 
     def test_a_search_with_it_finds_a_clear_winner(self) -> None:
         def score(candidate: Candidate, row: Any) -> float:
@@ -177,7 +265,7 @@ class Conformance:
         assert result.chosen.candidate.states["p"].format == "json"
 
 
-class TestJoint(Conformance):
+class TestJoint(WholeSpace):
     name = "joint"
 
     def test_it_does_better_than_chance(self) -> None:
@@ -200,7 +288,7 @@ class TestJoint(Conformance):
         assert sum(count <= 4 for count in changes) >= len(later) // 4
 
 
-class TestRandom(Conformance):
+class TestRandom(WholeSpace):
     name = "random"
 
     def test_it_does_not_listen(self) -> None:
@@ -215,9 +303,130 @@ class TestRandom(Conformance):
         assert points[0] == points[1]
 
 
+class PromptOnly(Conformance):
+    """What holds for a strategy that leaves format and read-out as the program has them."""
+
+    def test_format_and_readout_stay_as_the_program_has_them(self) -> None:
+        own = PredictorState(format="json", readout=ReadOut(kind="constrained"), instructions="My own.")
+        baseline = Candidate({"a": own, "b.predict": own})
+        strategy = self.make(baseline=0.1, parts=baseline)
+        seen = 0
+        for params in islice(self.points(strategy), 20):
+            for state in strategy.space.states(params).values():  # type: ignore[attr-defined]
+                assert (state.format, state.readout) == ("json", own.readout)
+            seen += 1
+        assert seen
+
+    def make(self, space: Space = RICH, *, parts: Candidate | None = None, **given: Any) -> Strategy:  # type: ignore[override]
+        context = {key: given.pop(key) for key in list(given) if key in CONTEXT}
+        made = StrategyContext(lm=FakeModel(), **{**context, **({"baseline": parts} if parts else {})})
+        return strategy_named(self.name)(space, **{"seed": 0, "baseline": 0.1, "storage": None, **given}, context=made)
+
+
+class TestLabeledFewShot(PromptOnly):
+    name = "labeled_few_shot"
+
+    def test_it_is_one_candidate_with_the_first_demos(self) -> None:
+        strategy = self.make(POOLED, options={"k": 3})
+        (params,) = self.drive(strategy, 9)
+        assert strategy.space.states(params)["p"].demos == POOL[:3]  # type: ignore[attr-defined]
+
+    def test_without_demos_there_is_none(self) -> None:
+        assert self.drive(self.make(Space((part(demo_sets=(), demo_counts=(0,)),))), 9) == []
+
+
+class TestBootstrapFewShot(PromptOnly):
+    name = "bootstrap_few_shot"
+
+    def test_it_is_one_candidate_with_as_many_demos_as_may_be(self) -> None:
+        strategy = self.make(POOLED)
+        (params,) = self.drive(strategy, 9)
+        assert strategy.space.states(params)["p"].demos == POOL  # type: ignore[attr-defined]
+
+
+class TestBootstrapRandom(PromptOnly):
+    name = "bootstrap_random"
+
+    def test_sets_and_sizes_differ_and_the_instruction_does_not(self) -> None:
+        points = self.drive(self.make(), 30)
+        assert {params["a.demos"] for params in points} == {2, 8}
+        assert len({params["a.demo_set"] for params in points}) > 3
+        assert {params["a.instruction"] for params in points} == {0}
+
+
+class TestKnnFewShot(PromptOnly):
+    name = "knn_few_shot"
+
+    def make(self, space: Space = RICH, **given: Any) -> Strategy:  # type: ignore[override]
+        return super().make(NEAR if space is RICH else space, **given)
+
+    def test_every_number_of_near_demos_is_a_candidate(self) -> None:
+        assert [params["a.nearest"] for params in self.drive(self.make(), 9)] == [4, 2]
+
+    def test_k_is_the_only_number_then(self) -> None:
+        strategy = self.make(POOLED, options={"k": 3})
+        (params,) = self.drive(strategy, 9)
+        near = strategy.space.states(params)["p"].nearest  # type: ignore[attr-defined]
+        assert (near.count, near.pool) == (3, POOL)
+
+    def test_without_context_there_is_nothing_to_fear(self) -> None:
+        assert self.drive(strategy_named(self.name)(NEAR, seed=0, baseline=0.1, storage=None), 5)
+
+
+class TestCopro(PromptOnly):
+    name = "copro"
+
+    def test_only_instructions_change(self) -> None:
+        for params in self.drive(self.make(), 30):
+            assert (params["a.demos"], params["a.nearest"]) == (0, 0)
+
+    def test_it_asks_again_with_what_it_tried_and_how_that_fared(self) -> None:
+        model = FakeModel()
+        context = StrategyContext(lm=model)
+        strategy = strategy_named("copro")(SMALL, seed=0, baseline=0.25, storage=None, context=context)
+        self.drive(strategy, 12)
+        assert any("mind the rule" in prompt for prompt in model.prompts[8:])
+        assert not any("mind the rule" in prompt for prompt in model.prompts[:8])
+
+    def test_depth_ends_it(self) -> None:
+        assert len(self.drive(self.make(SMALL, options={"depth": 2, "breadth": 3}), 99)) <= 6
+
+
+class TestMipro(PromptOnly):
+    name = "mipro"
+
+    def test_it_draws_the_models_instructions_too(self) -> None:
+        strategy = self.make()
+        shown = {strategy.space.states(p)["a"].instructions for p in self.drive(strategy, 40)}  # type: ignore[attr-defined]
+        assert any("mind the rule" in str(text) for text in shown)
+        assert "one" in shown
+
+
+class TestGepa(PromptOnly):
+    name = "gepa"
+
+    def test_it_improves_what_is_best_by_what_went_wrong(self) -> None:
+        def outcome(candidate: Candidate, row: Any) -> Outcome:
+            step = Step("p", row.inputs, {"note": f"wrong {row.id}"})
+            return Outcome(row, Measurement(0.0), {"note": f"wrong {row.id}"}, steps=(step,))
+
+        evaluator = FakeEvaluator({"p": TEXT}, lambda candidate, row: 0.0, outcome=outcome)
+        train = [Example({"ticket": f"t{n}"}, {"note": f"right {n}"}, n) for n in range(12)]
+        model = FakeModel()
+        context = StrategyContext(lm=model, evaluator=evaluator, rows=train)
+        space = Space((part("p", TEXT, readouts=("text",)),))
+        strategy = strategy_named("gepa")(space, seed=0, baseline=0.0, storage=None, context=context)
+        points = self.drive(strategy, 3)
+        assert "wrong" in model.prompts[0] and "right" in model.prompts[0]
+        assert "mind the rule" in strategy.space.states(points[0])["p"].instructions  # type: ignore[attr-defined]
+        assert {len(rows) for _, rows in evaluator.runs} == {8}
+
+
 def test_every_strategy_that_comes_with_cuecard_is_tested_here() -> None:
-    tested = {cls.name for cls in (TestJoint, TestRandom)}
-    assert tested == set(STRATEGIES)
+    def below(cls: type) -> set[type]:
+        return {cls, *(each for sub in cls.__subclasses__() for each in below(sub))}
+
+    assert {cls.__dict__["name"] for cls in below(Conformance) if "name" in cls.__dict__} == set(STRATEGIES)
 
 
 def test_the_baseline_is_the_studys_trial_0(tmp_path: Any) -> None:
@@ -241,7 +450,7 @@ def added(monkeypatch: pytest.MonkeyPatch, load: Any) -> None:
 
 
 def test_an_unknown_name_is_told_with_the_nearest() -> None:
-    with pytest.raises(InputError, match="unknown optimizer 'jont'; expected one of joint, random.*'joint'"):
+    with pytest.raises(InputError, match="unknown optimizer 'jont'; expected one of joint, random, .*'joint'"):
         strategy_named("jont")
 
 
@@ -258,7 +467,7 @@ def test_a_package_adds_a_strategy_by_its_entry_point(monkeypatch: pytest.Monkey
 
     added(monkeypatch, lambda self: mine)
     assert strategy_named("mine") is mine
-    with pytest.raises(InputError, match="one of joint, random, mine"):
+    with pytest.raises(InputError, match="gepa, mine, or dspy.NAME"):
         strategy_named("other")
 
 

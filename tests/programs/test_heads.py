@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
-from cuecard.errors import InputError, RunError
+from cuecard.errors import InputError
 from cuecard.programs.heads import Head, head_file, parse_head, read_head
 
 NAME = "p.route.queue.head.safetensors"
@@ -66,7 +66,7 @@ def test_heads_are_equal_when_their_files_are() -> None:
 
 
 def test_features_of_another_model_are_refused() -> None:
-    with pytest.raises(RunError, match="takes 4 numbers and got 5"):
+    with pytest.raises(InputError, match="takes 4 numbers and got 5"):
         head().predict(np.zeros(5))
 
 

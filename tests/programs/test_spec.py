@@ -218,10 +218,10 @@ BAD = {
         "spec.yaml:2: optimize.search.demos: expected a number or a range, [low, high]"
     ),
     ONE + "readout: chioce\n": (
-        "spec.yaml:2: readout: found 'chioce'; expected 'text', 'constrained', 'choice' or 'span' (did you mean 'choice'?)"
+        "spec.yaml:2: readout: found 'chioce'; expected 'text', 'constrained', 'choice', 'span' or 'head' (did you mean 'choice'?)"
     ),
     ONE + "optimize: {search: {readouts: [text, chioce]}}\n": (
-        "spec.yaml:2: optimize.search.readouts[1]: found 'chioce'; expected 'text', 'constrained', 'choice' or 'span' "
+        "spec.yaml:2: optimize.search.readouts[1]: found 'chioce'; expected 'text', 'constrained', 'choice', 'span' or 'head' "
         "(did you mean 'choice'?)"
     ),
     # its model
