@@ -302,7 +302,13 @@ def _result(record: dict[str, Any]) -> Result:
         return Spans(tuple(SpanScore(*score) for score in record["spans"]))
     return Generation(
         tuple(
-            Sample(sample["text"], tuple(sample["tokens"]), tuple(sample["logprobs"]), sample["finish"])
+            Sample(
+                sample["text"],
+                tuple(sample["tokens"]),
+                tuple(sample["logprobs"]),
+                sample["finish"],
+                sample.get("masked", 0.0),  # journals of older versions do not have it
+            )
             for sample in record["samples"]
         )
     )

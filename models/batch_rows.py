@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
-from .constraints import Matcher
-from .engine import Failure, FinishReason, GenerateRequest, Generation, Sample, ScoreRequest, Tokenizer
-from .sampling import Sampler
+from .engine import Failure, GenerateRequest, Generation, Sample, ScoreRequest, Tokenizer
+from .rows import Row
 
 # llguidance's words for a text that must come next and that no token begins, before and after a token was tried.
 STUCK, FORCED = "NoExtensionBias", "forced bytes: got"
@@ -44,45 +43,14 @@ class Path(Task):
     picks: tuple[tuple[int, int], ...]
 
 
-@dataclass
-class Row:
-    """One sample on its way."""
-
-    sampler: Sampler
-    matcher: Matcher | None
-    tokens: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    finish: FinishReason | None = None
-    text: str | None = None
-
-    def take(self, token: int, logprob: float, ends: frozenset[int], tokenizer: Tokenizer) -> None:
-        """Take the next token, and notice when it is the last."""
-        if token in ends:
-            self.finish = "stop"
-            return
-        self.tokens.append(token)
-        self.logprobs.append(logprob)
-        self.sampler.took(token)
-        if self.matcher is not None and (not self.matcher.take(token) or self.matcher.finished):
-            self.finish = "grammar"
-        settings = self.sampler.decoding
-        if settings.stop:
-            text = tokenizer.decode(self.tokens)
-            places = [place for stop in settings.stop if (place := text.find(stop)) >= 0]
-            if places:
-                self.text, self.finish = text[: min(places)], "stop"
-        if self.finish is None and len(self.tokens) >= settings.max_tokens:
-            self.finish = "length"
-
-    def result(self, tokenizer: Tokenizer) -> Sample | Failure:
-        """The finished sample."""
-        if self.matcher is not None and (error := self.matcher.error):
-            tried = FORCED in error
-            cause = "the model has no token for what comes next" if tried or error == STUCK else error
-            before = tokenizer.decode(self.tokens[:-1] if tried else self.tokens)
-            return Failure(f"the grammar can't be followed after {before!r}: {cause}")
-        text = tokenizer.decode(self.tokens) if self.text is None else self.text
-        return Sample(text, tuple(self.tokens), tuple(self.logprobs), self.finish or "length")
+def result(row: Row, tokenizer: Tokenizer) -> Sample | Failure:
+    """The finished sample of a row, or why there is none."""
+    if row.matcher is not None and (error := row.matcher.error):
+        tried = FORCED in error
+        cause = "the model has no token for what comes next" if tried or error == STUCK else error
+        before = tokenizer.decode(row.tokens[:-1] if tried else row.tokens)
+        return Failure(f"the grammar can't be followed after {before!r}: {cause}")
+    return row.sample(tokenizer)
 
 
 class Batch(ABC):

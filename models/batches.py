@@ -16,10 +16,10 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
-from ..errors import InputError
-from .batch_limits import BatchLimits, batch_limits, out_of_memory, release
-from .batch_rows import Batch, Draw, Path, Row, Task, Tokens, joined, repeats, score_paths
+from .batch_limits import BatchLimits, batch_limits, halved
+from .batch_rows import Batch, Draw, Path, Task, Tokens, joined, repeats, result, score_paths
 from .batch_trial import Abilities, Trial
+from .choosing import choose
 from .compute import in_compute
 from .constraints import Constraints
 from .engine import (
@@ -34,6 +34,8 @@ from .engine import (
     Spans,
     Tokenizer,
 )
+from .engine_base import Capacity, HeldEngine
+from .rows import Row, fill
 from .sampling import Sampler, log_normaliser
 from .spans import by_scoring
 
@@ -44,7 +46,7 @@ T = TypeVar("T", bound=Task)
 R = TypeVar("R")
 
 
-class BatchEngine(ABC, Generic[Opened]):
+class BatchEngine(HeldEngine, ABC, Generic[Opened]):
     """`engine.Engine` in plain batches; `Opened` is what is computed once for several prompts.
 
     model: in evaluation mode, on its device, in its dtype; tokenizer: see `tokenizer.HFTokenizer`; ends: the token ids
@@ -84,34 +86,9 @@ class BatchEngine(ABC, Generic[Opened]):
         self._ledger = Ledger()
 
     @property
-    def identity(self) -> str:
-        """See `Engine.identity`."""
-        return self._identity
-
-    @property
-    def name(self) -> str:
-        """See `Engine.name`."""
-        return self._name
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        """See `Engine.tokenizer`."""
-        return self._tokenizer
-
-    @property
-    def context_window(self) -> int:
-        """See `Engine.context_window`."""
-        return self._context
-
-    @property
-    def ledger(self) -> Ledger:
-        """See `Engine.ledger`."""
-        return self._ledger
-
-    @property
-    def model(self) -> Any:
-        """The transformers model."""
-        return self._model
+    def capacity(self) -> Capacity:
+        """See `HeldEngine.capacity`."""
+        return Capacity(self._limits.tokens, self._limits.rows)
 
     @property
     def notice(self) -> str:
@@ -207,75 +184,30 @@ class BatchEngine(ABC, Generic[Opened]):
         self._ledger.forward_passes += 1
         return self._model(**inputs, return_dict=True)
 
-    # What can't be computed
-
-    def _refuse_score(self, request: ScoreRequest) -> Failure | None:
-        if not request.prompt or not request.continuations or not all(request.continuations):
-            return Failure("a score needs a prompt and continuations of at least one token each")
-        longest = len(request.prompt) + max(map(len, request.continuations))
-        return self._unknown(request.prompt, *request.continuations) or self._too_long(longest)
-
-    def _refuse_generate(self, request: GenerateRequest) -> Failure | None:
-        if not request.prompt:
-            return Failure("a prompt needs at least one token")
-        if request.grammar is not None:
-            try:
-                self._constraints.matcher(request.grammar)
-            except InputError as error:
-                return Failure(str(error))
-        return self._unknown(request.prompt) or self._too_long(len(request.prompt) + request.decoding.max_tokens)
-
-    def _unknown(self, *sequences: Tokens) -> Failure | None:
-        for token in (bound for sequence in sequences for bound in (min(sequence), max(sequence))):
-            if not 0 <= token < self._vocabulary:
-                return Failure(f"the model has no token {token}; its vocabulary ends at {self._vocabulary - 1}")
-        return None
-
-    def _too_long(self, tokens: int) -> Failure | None:
-        if tokens <= self._context:
-            return None
-        return Failure(f"prompt and output need {tokens} tokens, and the model's context window holds {self._context}")
-
     # Batches
 
     def _run(self, tasks: Sequence[T], work: Callable[[Opened, list[int], list[T]], Sequence[R]]) -> list[R | Failure]:
         """What `work` gives for each task, given opened prompts, each task's place among them, and the tasks."""
-        found: dict[int, R | Failure] = {}
-        for group in self._groups(tasks):
-            self._attempt(tasks, group, work, found)
-        return [found[i] for i in range(len(tasks))]
 
-    def _attempt(
-        self,
-        tasks: Sequence[T],
-        group: list[int],
-        work: Callable[[Opened, list[int], list[T]], Sequence[R]],
-        found: dict[int, R | Failure],
-    ) -> None:
-        """Put the results of `group` into `found`; where memory runs out, half by half."""
-        try:
+        def attempt(group: list[int]) -> Iterator[tuple[int, R]]:
             places: dict[Tokens, int] = {}
             for i in group:
                 places.setdefault(tasks[i].prompt, len(places))
             opened = self._open(list(places))
             for part in self._parts(tasks, group):
                 own = [tasks[i] for i in part]
-                found.update(zip(part, work(opened, [places[task.prompt] for task in own], own), strict=True))
-            return
-        except (RuntimeError, MemoryError) as error:
-            if not out_of_memory(error):
-                raise
-            cause = str(error).partition("\n")[0]
-        opened = None  # type: ignore[assignment]  # what failed is let go before the next try
-        release(self._model.device)
-        left = [i for i in group if i not in found]
-        if len(left) == 1:
-            size = len(tasks[left[0]].prompt) + tasks[left[0]].room
-            found[left[0]] = Failure(f"there is not enough memory for a text of {size} tokens: {cause}")
-        elif left:
-            half = (len(left) + 1) // 2
-            self._attempt(tasks, left[:half], work, found)
-            self._attempt(tasks, left[half:], work, found)
+                yield from zip(part, work(opened, [places[task.prompt] for task in own], own), strict=True)
+
+        found: dict[int, R | Failure] = {}
+        for group in self._groups(tasks):
+            found |= halved(
+                group,
+                attempt,
+                device=self._model.device,
+                ledger=self._ledger,
+                size=lambda i: len(tasks[i].prompt) + tasks[i].room,
+            )
+        return [found[i] for i in range(len(tasks))]
 
     def _groups(self, tasks: Sequence[Task]) -> Iterator[list[int]]:
         """Cut the tasks, sorted by their prompts' lengths, into groups that fit. No prompt is in two groups."""
@@ -346,7 +278,7 @@ class BatchEngine(ABC, Generic[Opened]):
             self._take(live, batch.logits)
             going = [place for place, row in enumerate(live) if row.finish is None]
             if not going:
-                return [row.result(self._tokenizer) for row in rows]
+                return [result(row, self._tokenizer) for row in rows]
             if self._can.selects and len(going) < len(live):
                 batch.keep(going)
                 live = [live[place] for place in going]
@@ -357,18 +289,12 @@ class BatchEngine(ABC, Generic[Opened]):
         going = [place for place, row in enumerate(rows) if row.finish is None]
         if len(going) < len(rows):
             logits = logits[torch.tensor(going, device=logits.device)]
-        chosen: list[int] = logits.argmax(dim=-1).tolist()
-        for place, row in enumerate(rows[i] for i in going):
-            if row.sampler.plain and row.matcher is None:
-                continue
-            own = logits[place].to(torch.float32, copy=True)
-            if row.matcher is not None:
-                own[~torch.from_numpy(row.matcher.allowed()).to(own.device)] = float("-inf")
-            chosen[place] = row.sampler.choose(own)
-        taken = torch.tensor(chosen, device=logits.device)
-        logprobs = (logits.gather(1, taken[:, None])[:, 0].float() - log_normaliser(logits)).tolist()
-        for place, token, logprob in zip(going, chosen, logprobs, strict=True):
-            rows[place].take(token, logprob, self._ends, self._tokenizer)
+        fill(rows)
+        own = [rows[place] for place in going]
+        for row, chosen in zip(
+            own, choose([row.sampler for row in own], [row.mask for row in own], logits), strict=True
+        ):
+            row.choose(chosen, self._ends, self._tokenizer)
 
 
 def notice_text(name: str, why: str) -> str:

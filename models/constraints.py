@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -81,3 +83,34 @@ class Matcher:
     def error(self) -> str:
         """Why the grammar could not be followed to here (it became too complex, say); empty while all is well."""
         return str(self.state.get_error()).partition("\n<state>")[0]
+
+
+def fill_masks(matchers: Sequence[Matcher]) -> NDArray[np.uint8]:
+    """Which tokens may come next for each matcher, a bit a token (the first token is the lowest bit): uint8 [n, bytes].
+
+    They are computed in llguidance's own threads, side by side.
+    """
+    from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask_par
+
+    if not matchers:
+        return np.zeros((0, 0), dtype=np.uint8)
+    masks = allocate_token_bitmask(len(matchers), max(matcher.vocabulary for matcher in matchers))
+    states = [(matcher.state, place) for place, matcher in enumerate(matchers)]
+    fill_next_token_bitmask_par(_executor(), states, masks)
+    return masks.view(np.uint8)
+
+
+def only_tokens(masks: NDArray[np.uint8]) -> list[int | None]:
+    """For each mask of `fill_masks` the token that it leaves where it leaves just one."""
+    places = np.argmax(masks, axis=1)
+    last = masks[np.arange(len(masks)), places]
+    single = (np.count_nonzero(masks, axis=1) == 1) & (last & (last - 1) == 0)
+    tokens = places * 8 + np.log2(np.maximum(last, 1)).astype(np.int64)
+    return [int(token) if one else None for token, one in zip(tokens, single, strict=True)]
+
+
+@functools.cache
+def _executor() -> Any:
+    from llguidance import LLExecutor
+
+    return LLExecutor()

@@ -2,7 +2,8 @@
 
 What several samples share stays where prefill wrote it and is attended to as one product; what is a sample's own (its
 part of the prompt and what it generates) lies in a padded cache beside it, one for samples of about the same length.
-Finished samples leave, and the caches are packed when a quarter of the rows is idle.
+Finished samples leave, and the caches are packed when a quarter of the rows is idle. A sample whose grammar forces what
+comes next reads all of that in one step, while the others read their one token.
 """
 
 from __future__ import annotations
@@ -14,10 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .attention import KeyValues, Merge, dense, grouped
-from .constraints import Matcher
-from .engine import FinishReason, Sample, Tokenizer
-from .sampling import Sampler
+from .attention import KeyValues, Merge, dense, grouped, partial
+from .rows import Row
 from .tree import TokenTree
 
 GROW = 32
@@ -26,82 +25,127 @@ SHARED_TOKENS = 32  # and so is a shorter one: a product of its own would cost m
 
 
 @dataclass
-class Row:
-    """One sample on its way. `leaf` is its prompt's leaf in the tree, `order` its place in the caller's list."""
+class TreeRow(Row):
+    """A sample below a tree. `leaf` is its prompt's leaf, `length` the prompt's tokens, `order` its place in the
+    caller's list; read: how many of its own tokens the model has read.
+    """
 
-    order: int
-    leaf: int
-    length: int
-    sampler: Sampler
-    limit: int
-    matcher: Matcher | None = None
-    tokens: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    finish: FinishReason | None = None
-    text: str | None = None
+    order: int = 0
+    leaf: int = 0
+    length: int = 0
+    read: int = 0
 
-    def sample(self, tokenizer: Tokenizer) -> Sample:
-        """The finished sample."""
-        text = tokenizer.decode(self.tokens) if self.text is None else self.text
-        return Sample(text, tuple(self.tokens), tuple(self.logprobs), self.finish or "length")
+    @property
+    def done(self) -> bool:
+        """Whether nothing is left to be asked of the model."""
+        return self.finish is not None and len(self.logprobs) == len(self.tokens)
 
-    def take(self, token: int, logprob: float, ends: frozenset[int], tokenizer: Tokenizer) -> None:
-        """Take the next token, and notice when it is the last."""
-        if token in ends:
-            self.finish = "stop"
-            return
-        self.tokens.append(token)
-        self.logprobs.append(logprob)
-        self.sampler.took(token)
-        if self.matcher is not None:
-            self.matcher.take(token)
-            if self.matcher.finished:
-                self.finish = "grammar"
-        if self.sampler.decoding.stop:
-            self._look_for_stops(tokenizer)
-        if self.finish is None and len(self.tokens) >= self.limit:
-            self.finish = "length"
+    def unread(self, most: int) -> list[int]:
+        """The tokens that the model reads next, at most so many; of a row that is done its last, for nothing."""
+        if self.done:
+            return self.tokens[-1:]
+        # What follows the last token of a finished sample is not asked for.
+        last = len(self.tokens) - (self.finish is not None)
+        return self.tokens[self.read : min(last, self.read + most)]
 
-    def _look_for_stops(self, tokenizer: Tokenizer) -> None:
-        text = tokenizer.decode(self.tokens)
-        places = [place for stop in self.sampler.decoding.stop if (place := text.find(stop)) >= 0]
-        if places:
-            self.text, self.finish = text[: min(places)], "stop"
+    def question(self, place: int, index: int) -> Question:
+        """What its token number `index` is, answered at `place`."""
+        return Question(self, place, self.tokens[index] if index < len(self.tokens) else None)
+
+
+@dataclass(frozen=True)
+class Question:
+    """What follows in a row, to be read at `place` among a step's logits; `token` where a grammar has forced it."""
+
+    row: TreeRow
+    place: int
+    token: int | None
+
+
+@dataclass
+class _Step:
+    """Where a step's tokens go, for the samples of one cache that read `counts` tokens each.
+
+    flat: their places among all of the step's tokens; owner, at: for each of them its sample and its place in the
+    cache; padded: [n * most] places among the step's tokens, `most` for each sample, and real: where in that they are
+    no padding; mask: additive, [n, 1, most, width].
+    """
+
+    flat: Tensor
+    owner: Tensor
+    at: Tensor
+    padded: Tensor
+    real: Tensor
+    mask: Tensor
+    most: int
 
 
 @dataclass
 class _Cache:
     """The own keys and values of samples whose own parts are about as long: [rows, Hkv, width, D] per layer.
 
-    places: which of the step's rows they are; filled: how many tokens each has.
+    places: which of the step's rows they are; filled: how many tokens each has; step: made by `begin`.
     """
 
     places: Tensor
     filled: Tensor
     width: int
     layers: dict[int, tuple[Tensor, Tensor]]
-    mask: Tensor | None = None
+    step: _Step = field(init=False)
 
-    def begin(self) -> None:
-        """Make room for one more token a row, and mask what is not filled."""
-        if int(self.filled.max()) + 1 > self.width:
-            self.width += GROW
+    def begin(self, counts: Tensor, starts: Tensor) -> None:
+        """Make room for so many more tokens of each row, which begin at `starts` in the step, and mask what is not
+        filled.
+        """
+        missing = int((self.filled + counts).max()) - self.width
+        if missing > 0:
+            room = -(-missing // GROW) * GROW
+            self.width += room
             for layer, (key, value) in self.layers.items():
-                pad = key.new_zeros(key.shape[0], key.shape[1], GROW, key.shape[3])
+                pad = key.new_zeros(key.shape[0], key.shape[1], room, key.shape[3])
                 self.layers[layer] = (torch.cat([key, pad], dim=2), torch.cat([value, pad], dim=2))
         sample = next(iter(self.layers.values()))[0]
-        unfilled = torch.arange(self.width)[None, :] > self.filled[:, None]
+        most = int(counts.max())
+        ahead = torch.arange(most)
+        last = self.filled[:, None] + ahead
+        unfilled = torch.arange(self.width) > last[:, :, None]
         mask = torch.zeros(unfilled.shape, dtype=sample.dtype).masked_fill_(unfilled, float("-inf"))
-        self.mask = mask[:, None, None, :].to(sample.device)
+        real = ahead < counts[:, None]
+        padded = starts[:, None] + torch.where(real, ahead, 0)
+        owner, offset = real.nonzero(as_tuple=True)
+        device = sample.device
+        self.step = _Step(
+            flat=padded[real].to(device),
+            owner=owner.to(device),
+            at=(self.filled[owner] + offset).to(device),
+            padded=padded.view(-1).to(device),
+            real=real.view(-1).nonzero()[:, 0].to(device),
+            mask=mask[:, None].to(device),
+            most=most,
+        )
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-        """Store this step's [Hkv, n, D] keys and values, and attend with query [H, n, D]: [H, n, D] and [H, n]."""
-        keys, values = self.layers[layer]
-        rows, places = torch.arange(query.shape[1], device=query.device), self.filled.to(query.device)
-        keys[rows, :, places] = key.transpose(0, 1)
-        values[rows, :, places] = value.transpose(0, 1)
-        out, lse = grouped(query.transpose(0, 1)[:, :, None], keys, values, scale, self.mask)
-        return out[:, :, 0].transpose(0, 1), lse[:, :, 0].transpose(0, 1)
+        """Store the keys and values of the step's tokens [Hkv, T, D] that are these rows', and attend with their
+        queries of [H, T, D]: [H, n, D] and [H, n].
+        """
+        step, (keys, values) = self.step, self.layers[layer]
+        whole = len(step.flat) == query.shape[1]
+        mine = slice(None) if whole else step.flat
+        keys[step.owner, :, step.at] = key[:, mine].transpose(0, 1)
+        values[step.owner, :, step.at] = value[:, mine].transpose(0, 1)
+        if step.most == 1:
+            out, lse = grouped(query[:, mine].transpose(0, 1)[:, :, None], keys, values, scale, step.mask)
+            return out[:, :, 0].transpose(0, 1), lse[:, :, 0].transpose(0, 1)
+        heads, _, width = query.shape
+        count, shared = keys.shape[:2]
+        wide = query[:, step.padded].view(heads, count, step.most, width).transpose(0, 1)
+        group = heads // shared
+        mask = step.mask.repeat(1, 1, group, 1)  # the heads that share a key head become rows of it
+        folded = wide.reshape(count, shared, group * step.most, width)
+        out, lse = partial(folded, keys, values, scale, mask)
+        out = out.reshape(count, heads, step.most, -1).transpose(0, 1).reshape(heads, count * step.most, -1)
+        lse = lse.reshape(count, heads, step.most).transpose(0, 1).reshape(heads, -1)
+        return out[:, step.real], lse[:, step.real]
 
     def keep(self, rows: list[int], new_place: dict[int, int]) -> _Cache | None:
         """Only those of its rows that are among `rows`; None when there are none."""
@@ -123,13 +167,14 @@ class DecodePlan:
     Rows are kept in the tree's order, so that those below a shared segment are contiguous.
     """
 
-    def __init__(self, tree: TokenTree, store: KeyValues, rows: list[Row]) -> None:
+    def __init__(self, tree: TokenTree, store: KeyValues, rows: list[TreeRow]) -> None:
         self.store = store
+        self._counts, self._ends = torch.ones(len(rows), dtype=torch.long), list(range(len(rows) + 1))
         self.shared, own = _shared_and_own(tree, rows)
         by_width: dict[int, list[int]] = {}
         for place, indices in enumerate(own):
             by_width.setdefault(_width(len(indices)), []).append(place)
-        self._caches = []
+        self._caches: list[_Cache] = []
         for width, places in sorted(by_width.items()):
             mine = [own[place] for place in places]
             layers = {n: (_gather(k, mine, width), _gather(v, mine, width)) for n, (k, v) in store.layers.items()}
@@ -141,22 +186,26 @@ class DecodePlan:
         """How many tokens the samples' own caches have room for."""
         return sum(len(cache.places) * cache.width for cache in self._caches)
 
-    def begin(self) -> None:
-        """Prepare a step."""
+    def begin(self, counts: Sequence[int] | None = None) -> None:
+        """Prepare a step that reads so many tokens of each row; one where nothing is said."""
+        rows = sum(len(cache.places) for cache in self._caches)
+        self._counts = torch.tensor(counts) if counts is not None else torch.ones(rows, dtype=torch.long)
+        self._ends = [0, *self._counts.cumsum(0).tolist()]
+        starts = torch.tensor(self._ends[:-1])
         for cache in self._caches:
-            cache.begin()
+            cache.begin(self._counts[cache.places], starts[cache.places])
 
     def end(self) -> None:
-        """The step is done: every row holds one token more."""
+        """The step is done: every row holds its tokens."""
         for cache in self._caches:
-            cache.filled += 1
+            cache.filled += self._counts[cache.places]
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        """See `attention.Plan.attend`; T is the number of rows."""
+        """See `attention.Plan.attend`; T is the number of the step's tokens, row by row."""
         merge = self._own(layer, query, key, value, scale)
         shared_keys, shared_values = self.store.layers[layer]
-        for low, high, first, last in self.shared:
-            part = slice(low, high)
+        for low, high, first_row, last_row in self.shared:
+            part, first, last = slice(low, high), self._ends[first_row], self._ends[last_row]
             merge.add(first, last, *dense(query[:, first:last], shared_keys[:, part], shared_values[:, part], scale))
         return merge.output.to(query.dtype)
 
@@ -169,9 +218,8 @@ class DecodePlan:
             query.new_empty(query.shape, dtype=torch.float32), query.new_empty(query.shape[:2], dtype=torch.float32)
         )
         for cache in self._caches:
-            mine = cache.places.to(query.device)
-            out, lse = cache.attend(layer, query[:, mine], key[:, mine], value[:, mine], scale)
-            merge.output[:, mine], merge.lse[:, mine] = out.float(), lse
+            out, lse = cache.attend(layer, query, key, value, scale)
+            merge.output[:, cache.step.flat], merge.lse[:, cache.step.flat] = out.float(), lse
         return merge
 
     def keep(self, rows: list[int]) -> None:
@@ -186,10 +234,10 @@ class DecodePlan:
         self.shared = shared
 
 
-def cache_tokens(tree: TokenTree, rows: Sequence[Row]) -> int:
+def cache_tokens(tree: TokenTree, rows: Sequence[TreeRow]) -> int:
     """How many tokens the padded caches of `rows` must hold at most when they decode together."""
     own = _shared_and_own(tree, rows)[1]
-    return sum(_width(len(indices)) + row.limit for indices, row in zip(own, rows, strict=True))
+    return sum(_width(len(indices)) + row.sampler.decoding.max_tokens for indices, row in zip(own, rows, strict=True))
 
 
 def _width(tokens: int) -> int:
@@ -206,7 +254,7 @@ def _gather(states: Tensor, own: list[np.ndarray[tuple[int], np.dtype[np.int64]]
 
 
 def _shared_and_own(
-    tree: TokenTree, rows: Sequence[Row]
+    tree: TokenTree, rows: Sequence[TreeRow]
 ) -> tuple[list[tuple[int, int, int, int]], list[np.ndarray[tuple[int], np.dtype[np.int64]]]]:
     """Which segments stay shared, as (first key, last key, first row, last row), and each row's own flat indices."""
     below: dict[int, list[int]] = {}

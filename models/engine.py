@@ -80,12 +80,18 @@ class SpanRequest:
 
 @dataclass(frozen=True)
 class Sample:
-    """One generated text. `logprobs` are natural logarithms, one per token, under temperature 1 without masks."""
+    """One generated text. `logprobs` are natural logarithms, one per token, under temperature 1 without masks.
+
+    masked: the probability, under temperature 1, of the tokens that the grammar ruled out, as the mean over the places
+    where a token was chosen. Near 1, the prompt asks for something else than its grammar allows. 0 without a grammar,
+    and where a model server does not tell.
+    """
 
     text: str
     tokens: tuple[int, ...]
     logprobs: tuple[float, ...]
     finish: FinishReason
+    masked: float = 0.0
 
 
 @dataclass(frozen=True)

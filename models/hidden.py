@@ -4,7 +4,7 @@ A prompt's features are, for each layer that is asked for, the hidden state at i
 states of its tokens. They are read by forward hooks while the prompts run over one token tree, so that what prompts
 share is computed once, and only those two rows a prompt and layer are kept: never a layer's states as a whole. The
 pass stops behind the highest layer asked for. Nothing is taken over from one batch to the next, so that a batch's
-features depend on the batch alone.
+features depend on the batch alone (and, where memory runs out, on how it was halved).
 
 torch is imported where it is needed: the protocol is also read by parts that must start quickly.
 """
@@ -94,35 +94,52 @@ def decoder_layers(model: Any) -> tuple[Any, ...]:
 
 
 def hidden_states(
-    model: Any, requests: Sequence[FeatureRequest], *, limits: Limits, ledger: Ledger, refuse: Refuse
+    model: Any,
+    requests: Sequence[FeatureRequest],
+    *,
+    limits: Limits,
+    ledger: Ledger,
+    refuse: Refuse,
+    emptied: Callable[[], None] = lambda: None,
 ) -> list[Features | Failure]:
     """The features of each request, in order, from a model that has the tree's attention (see `architecture.prepare`).
 
-    limits: what a batch may hold; ledger: is told what it cost; refuse: why a prompt can't be computed, or None.
+    limits: what a batch may hold; ledger: is told what it cost; refuse: why a prompt can't be computed, or None;
+    emptied: is called when memory has run out, to let go of more.
     """
-    return compute(_hidden_states, model, requests, limits, ledger, refuse)
+    return compute(_hidden_states, model, requests, limits, ledger, refuse, emptied)
 
 
 def _hidden_states(
-    model: Any, requests: Sequence[FeatureRequest], limits: Limits, ledger: Ledger, refuse: Refuse
+    model: Any,
+    requests: Sequence[FeatureRequest],
+    limits: Limits,
+    ledger: Ledger,
+    refuse: Refuse,
+    emptied: Callable[[], None],
 ) -> list[Features | Failure]:
     import torch
 
+    from .batch_limits import halved
     from .limits import groups
 
     began = time.perf_counter()
     layers = decoder_layers(model)
-    results: list[Features | Failure | None] = [
-        _refuse(request, len(layers)) or refuse(request.prompt) for request in requests
-    ]
-    todo = [i for i, result in enumerate(results) if result is None]
+    refused = [_refuse(request, len(layers)) or refuse(request.prompt) for request in requests]
+    todo = [i for i, failure in enumerate(refused) if failure is None]
+    found: dict[int, Features | Failure] = {}
+
+    def work(group: list[int]) -> Iterator[tuple[int, Features]]:
+        return zip(group, _read(model, layers, [requests[i] for i in group], ledger), strict=True)
+
     with torch.inference_mode():
         for group in groups(todo, lambda i: requests[i].prompt, lambda i: 0, limits):
-            for i, features in zip(group, _read(model, layers, [requests[i] for i in group], ledger), strict=True):
-                results[i] = features
+            found |= halved(
+                group, work, device=model.device, ledger=ledger, size=lambda i: len(requests[i].prompt), emptied=emptied
+            )
     ledger.calls += len(requests)
     ledger.seconds += time.perf_counter() - began
-    return [result for result in results if result is not None]
+    return [failure or found[i] for i, failure in enumerate(refused)]
 
 
 def _refuse(request: FeatureRequest, count: int) -> Failure | None:

@@ -10,7 +10,7 @@ import numpy as np
 import psutil
 import torch
 
-from .decode import Row, cache_tokens
+from .decode import TreeRow, cache_tokens
 from .tree import IntArray, TokenTree, common_prefix
 
 
@@ -65,7 +65,7 @@ def groups(
         yield group
 
 
-def parts(tree: TokenTree, rows: Sequence[Row], limits: Limits) -> Iterator[list[Row]]:
+def parts(tree: TokenTree, rows: Sequence[TreeRow], limits: Limits) -> Iterator[list[TreeRow]]:
     """Cut the samples of a group, in the tree's order, into parts whose padded caches fit."""
     first = 0
     while first < len(rows):

@@ -1,40 +1,48 @@
 """The local engine: a transformers model held in process, with shared prefixes computed once per batch.
 
 A batch's result depends on the batch alone: what is carried over to the next (`prefixes.py`) is bit for bit what the
-next would compute, so the same batch gives the same bytes again (on the same kind of device).
+next would compute, so the same batch gives the same bytes again (on the same kind of device). A batch is cut into
+groups by limits that do not change. Only a group that runs out of device memory is halved and done again: then results
+are the same again for the same cut, and the cut depends on the memory that was free.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import InputError
 from .architecture import context_window, prepare
 from .attention import KeyValues, Plan
+from .batch_limits import halved
+from .choosing import choose, forced
 from .compute import in_compute
 from .constraints import Constraints
-from .decode import DecodePlan, Row
+from .decode import DecodePlan, Question, TreeRow
 from .engine import Failure, GenerateRequest, Generation, Ledger, ScoreRequest, Scores, SpanRequest, Spans, Tokenizer
+from .engine_base import Capacity, HeldEngine
 from .hidden import FeatureRequest, Features, decoder_layers, hidden_states
 from .limits import Limits, groups, limits_for, parts
 from .prefill import chunks
 from .prefixes import BLOCK, BlockPlan, PrefixCache, fill, shared_blocks
+from .rows import take_forced
 from .sampling import Sampler, log_normaliser
 from .spans import first_tokens, refusal, search
 from .tree import IntArray, TokenTree, build, common_prefix
 
-ENGINE_VERSION = "2"
+ENGINE_VERSION = "3"
 CHUNK = 2048
 LOGIT_ROWS = 256
 
+T = TypeVar("T", GenerateRequest, ScoreRequest, SpanRequest)
+R = TypeVar("R")
 
-class LocalEngine:
+
+class LocalEngine(HeldEngine):
     """`engine.Engine` over a transformers causal language model.
 
     model: in evaluation mode, on its device, in its dtype; tokenizer: see `tokenizer.HFTokenizer`; ends: the token
@@ -65,92 +73,36 @@ class LocalEngine:
         self._prefixes = PrefixCache(self._limits.tokens // (2 * BLOCK))
         self._ledger = Ledger()
 
-    @property
-    def identity(self) -> str:
-        """See `Engine.identity`."""
-        return self._identity
-
-    @property
-    def name(self) -> str:
-        """See `Engine.name`."""
-        return self._name
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        """See `Engine.tokenizer`."""
-        return self._tokenizer
-
-    @property
-    def context_window(self) -> int:
-        """See `Engine.context_window`."""
-        return self._context
-
-    @property
-    def ledger(self) -> Ledger:
-        """See `Engine.ledger`."""
-        return self._ledger
-
-    @property
-    def model(self) -> Any:
-        """The transformers model."""
-        return self._model
-
     @in_compute
     @torch.inference_mode()
     def score(self, requests: Sequence[ScoreRequest]) -> list[Scores | Failure]:
         """See `Engine.score`. All continuations of a request share its prompt, and each other's common prefixes."""
-        began = time.perf_counter()
-        results: list[Scores | Failure | None] = [self._refuse_score(request) for request in requests]
-        todo = [i for i, result in enumerate(results) if result is None]
-        paths = {i: [requests[i].prompt + c[:-1] for c in requests[i].continuations] for i in todo}
-        added = {i: sum(map(len, requests[i].continuations)) for i in todo}
-        for group in groups(todo, lambda i: requests[i].prompt, added.__getitem__, self._limits):
-            prompts = [requests[i].prompt for i in group]
-            counts = shared_blocks(prompts)
-            known = [BLOCK * count for i, count in zip(group, counts, strict=True) for _ in paths[i]]
-            tree = build([path for i in group for path in paths[i]], CHUNK, known)
-            first = np.cumsum([0, *(len(paths[i]) for i in group)])[:-1]
-            store = self._recall(tree, prompts, [tree.leaves[place] for place in first], counts)
-            logprobs = self._score_tree(tree, store, [requests[i] for i in group])
-            for i, scores in zip(group, logprobs, strict=True):
-                results[i] = scores
-            asked = sum(len(requests[i].prompt) + added[i] for i in group)
-            unread = sum(len(paths[i]) for i in group)  # nothing is predicted from a continuation's last token
-            self._ledger.prompt_tokens += asked
-            self._ledger.cached_tokens += asked - unread - len(tree)
-        self._ledger.calls += len(requests)
-        self._ledger.seconds += time.perf_counter() - began
-        return [result for result in results if result is not None]
+
+        def added(request: ScoreRequest) -> int:
+            return sum(map(len, request.continuations))
+
+        return self._answer(requests, self._refuse_score, added, self._score_group)
 
     @in_compute
     @torch.inference_mode()
     def generate(self, requests: Sequence[GenerateRequest]) -> list[Generation | Failure]:
         """See `Engine.generate`."""
-        began = time.perf_counter()
-        results: list[Generation | Failure | None] = [self._refuse_generate(request) for request in requests]
-        todo = [i for i, result in enumerate(results) if result is None]
-        added = {i: requests[i].decoding.max_tokens for i in todo}
-        for group in groups(todo, lambda i: requests[i].prompt, added.__getitem__, self._limits):
-            for i, generation in zip(group, self._generate_group([requests[i] for i in group]), strict=True):
-                results[i] = generation
-        self._ledger.calls += len(requests)
-        self._ledger.seconds += time.perf_counter() - began
-        return [result for result in results if result is not None]
+
+        def added(request: GenerateRequest) -> int:
+            return request.decoding.max_tokens
+
+        return self._answer(requests, self._refuse_generate, added, self._generate_group)
 
     @in_compute
     @torch.inference_mode()
     def spans(self, requests: Sequence[SpanRequest]) -> list[Spans | Failure]:
         """See `Engine.spans`. A prompt that the first tokens were scored after is not computed again."""
-        began = time.perf_counter()
-        results: list[Spans | Failure | None] = [self._refuse_spans(request) for request in requests]
-        todo = [i for i, result in enumerate(results) if result is None]
-        added = {i: _span_tokens(requests[i]) for i in todo}
-        for group in groups(todo, lambda i: requests[i].prompt, added.__getitem__, self._limits):
-            for i, spans in zip(group, self._spans_of([requests[i] for i in group]), strict=True):
-                results[i] = spans
-        self._ledger.calls += len(requests)
-        self._ledger.seconds += time.perf_counter() - began
-        return [result for result in results if result is not None]
+        return self._answer(requests, self._refuse_spans, _span_tokens, self._spans_of)
+
+    @property
+    def capacity(self) -> Capacity:
+        """See `HeldEngine.capacity`."""
+        return Capacity(self._limits.tokens, self._limits.rows)
 
     @property
     def layers(self) -> int:
@@ -163,7 +115,43 @@ class LocalEngine:
         def refuse(prompt: tuple[int, ...]) -> Failure | None:
             return self._unknown(prompt) or self._too_long(len(prompt))
 
-        return hidden_states(self._model, requests, limits=self._limits, ledger=self._ledger, refuse=refuse)
+        return hidden_states(
+            self._model,
+            requests,
+            limits=self._limits,
+            ledger=self._ledger,
+            refuse=refuse,
+            emptied=self._prefixes.clear,
+        )
+
+    def _answer(
+        self,
+        requests: Sequence[T],
+        refuse: Callable[[T], Failure | None],
+        added: Callable[[T], int],
+        compute: Callable[[list[T]], Sequence[R | Failure]],
+    ) -> list[R | Failure]:
+        """Each request's failure, or what `compute` gives for it in a group that fits. added: tokens after a prompt."""
+        began = time.perf_counter()
+        refused = [refuse(request) for request in requests]
+        todo = [i for i, failure in enumerate(refused) if failure is None]
+        found: dict[int, R | Failure] = {}
+
+        def work(group: list[int]) -> Iterator[tuple[int, R | Failure]]:
+            return zip(group, compute([requests[i] for i in group]), strict=True)
+
+        for group in groups(todo, lambda i: requests[i].prompt, lambda i: added(requests[i]), self._limits):
+            found |= halved(
+                group,
+                work,
+                device=self._model.device,
+                ledger=self._ledger,
+                size=lambda i: len(requests[i].prompt) + added(requests[i]),
+                emptied=self._prefixes.clear,
+            )
+        self._ledger.calls += len(requests)
+        self._ledger.seconds += time.perf_counter() - began
+        return [failure or found[i] for i, failure in enumerate(refused)]
 
     # What can't be computed
 
@@ -176,33 +164,6 @@ class LocalEngine:
         longest = max(map(len, prompts)) + max(map(len, request.runs)) + len(request.end)
         ends = (request.end,) if request.end else ()
         return self._unknown(*prompts, *request.runs, *ends) or self._too_long(longest)
-
-    def _refuse_score(self, request: ScoreRequest) -> Failure | None:
-        if not request.prompt or not request.continuations or not all(request.continuations):
-            return Failure("a score needs a prompt and continuations of at least one token each")
-        longest = len(request.prompt) + max(map(len, request.continuations))
-        return self._unknown(request.prompt, *request.continuations) or self._too_long(longest)
-
-    def _refuse_generate(self, request: GenerateRequest) -> Failure | None:
-        if not request.prompt:
-            return Failure("a prompt needs at least one token")
-        if request.grammar is not None:
-            try:
-                self._constraints.matcher(request.grammar)
-            except InputError as error:
-                return Failure(str(error))
-        return self._unknown(request.prompt) or self._too_long(len(request.prompt) + request.decoding.max_tokens)
-
-    def _unknown(self, *sequences: tuple[int, ...]) -> Failure | None:
-        for token in (bound for sequence in sequences for bound in (min(sequence), max(sequence))):
-            if not 0 <= token < self._vocabulary:
-                return Failure(f"the model has no token {token}; its vocabulary ends at {self._vocabulary - 1}")
-        return None
-
-    def _too_long(self, tokens: int) -> Failure | None:
-        if tokens <= self._context:
-            return None
-        return Failure(f"prompt and output need {tokens} tokens, and the model's context window holds {self._context}")
 
     # The forward passes
 
@@ -246,6 +207,21 @@ class LocalEngine:
         )
         self._ledger.forward_passes += 1
         return output.logits[0]  # type: ignore[no-any-return]
+
+    def _score_group(self, requests: list[ScoreRequest]) -> list[Scores]:
+        prompts = [request.prompt for request in requests]
+        counts = shared_blocks(prompts)
+        paths = [[request.prompt + c[:-1] for c in request.continuations] for request in requests]
+        known = [BLOCK * count for own, count in zip(paths, counts, strict=True) for _ in own]
+        tree = build([path for own in paths for path in own], CHUNK, known)
+        first = np.cumsum([0, *map(len, paths)])[:-1]
+        store = self._recall(tree, prompts, [tree.leaves[place] for place in first], counts)
+        scores = self._score_tree(tree, store, requests)
+        asked = sum(len(request.prompt) + sum(map(len, request.continuations)) for request in requests)
+        self._ledger.prompt_tokens += asked
+        # Nothing is predicted from a continuation's last token, so that it is not computed.
+        self._ledger.cached_tokens += asked - len(known) - len(tree)
+        return scores
 
     def _score_tree(self, tree: TokenTree, store: KeyValues, requests: list[ScoreRequest]) -> list[Scores]:
         """Log-likelihoods, read at the places in the tree where each continuation's tokens are predicted."""
@@ -342,25 +318,24 @@ class LocalEngine:
         wanted = np.unique(last)
         logits = torch.cat([part for _, part in self._prefill(tree, store, wanted)])
         rows = [
-            Row(i, tree.leaves[i], len(request.prompt), Sampler(request.decoding, request.prompt, n),
-                request.decoding.max_tokens, self._matcher(request))
+            TreeRow(Sampler(request.decoding, request.prompt, n), self._matcher(request),
+                    order=i, leaf=tree.leaves[i], length=len(request.prompt))
             for i, request in enumerate(requests)
             for n in range(request.decoding.n)
         ]  # fmt: skip
         rows.sort(key=lambda row: (tree.segments[row.leaf].start, row.order, row.sampler.sample))
-        for first in range(0, len(rows), LOGIT_ROWS):
-            part = rows[first : first + LOGIT_ROWS]
-            places = np.searchsorted(wanted, [tree.segments[row.leaf].end - 1 for row in part])
-            self._take(part, logits[torch.from_numpy(places).to(logits.device)])
-        for part in parts(tree, [row for row in rows if row.finish is None], self._limits):
+        places = np.searchsorted(wanted, [tree.segments[row.leaf].end - 1 for row in rows])
+        take_forced(rows, self._ends, self._tokenizer)
+        self._take(rows, [row.question(place, 0) for row, place in zip(rows, places.tolist(), strict=True)], logits)
+        for part in parts(tree, [row for row in rows if not row.done], self._limits):
             self._decode(tree, store, part)
         self._ledger.generated_tokens += sum(len(row.tokens) for row in rows)
-        of_request: list[list[Row]] = [[] for _ in requests]
+        of_request: list[list[TreeRow]] = [[] for _ in requests]
         for row in rows:
             of_request[row.order].append(row)
         return [self._generation(own) for own in of_request]
 
-    def _generation(self, rows: list[Row]) -> Generation | Failure:
+    def _generation(self, rows: list[TreeRow]) -> Generation | Failure:
         """A request's result, from its rows in the order of their samples."""
         for row in rows:
             if row.matcher is not None and row.matcher.error:
@@ -370,46 +345,57 @@ class LocalEngine:
     def _matcher(self, request: GenerateRequest) -> Any:
         return None if request.grammar is None else self._constraints.matcher(request.grammar)
 
-    def _decode(self, tree: TokenTree, store: KeyValues, live: list[Row]) -> None:
-        """Step the rows, which have their first token, until all are finished."""
+    def _decode(self, tree: TokenTree, store: KeyValues, live: list[TreeRow]) -> None:
+        """Step the rows, which have their first token, until nothing is left to be asked for any."""
         plan = DecodePlan(tree, store, live)
         while live:
-            plan.begin()
-            tokens = np.asarray([row.tokens[-1] for row in live], dtype=np.int64)
-            positions = np.asarray([row.length + len(row.tokens) - 1 for row in live], dtype=np.int64)
-            logits = self._forward(tokens, positions, plan, np.arange(len(live)))
+            runs = [row.unread(max(1, CHUNK // len(live))) for row in live]
+            counts = [len(run) for run in runs]
+            plan.begin(counts)
+            first = [row.length + (len(row.tokens) - 1 if row.done else row.read) for row in live]
+            positions = np.concatenate([np.arange(at, at + n) for at, n in zip(first, counts, strict=True)])
+            tokens = np.asarray([token for run in runs for token in run], dtype=np.int64)
+            logits = self._forward(tokens, positions, plan, np.arange(len(tokens)))
             plan.end()
-            self._take([row for row in live if row.finish is None], logits, [row.finish is None for row in live])
-            going = [place for place, row in enumerate(live) if row.finish is None]
+            questions, place = [], 0
+            for row, count in zip(live, counts, strict=True):
+                if not row.done:
+                    questions += [row.question(place + i, row.read + i + 1) for i in range(count)]
+                    row.read += count
+                place += count
+            self._take(live, questions, logits)
+            going = [place for place, row in enumerate(live) if not row.done]
             if not going or len(going) <= 0.75 * len(live):
                 live = [live[place] for place in going]
                 if live:
                     plan.keep(going)
 
-    def _take(self, rows: list[Row], logits: Tensor, mine: list[bool] | None = None) -> None:
-        """Choose the next token of every row; with `mine`, the rows' logits are those where it is true."""
-        if mine is not None and not all(mine):
-            logits = logits[torch.tensor(mine, device=logits.device)]
-        for first in range(0, len(rows), LOGIT_ROWS):
-            part, scores = rows[first : first + LOGIT_ROWS], logits[first : first + LOGIT_ROWS]
-            chosen = self._choose(part, scores)
-            taken = torch.tensor(chosen, device=scores.device)
-            logprobs = (scores.gather(1, taken[:, None])[:, 0].float() - log_normaliser(scores)).tolist()
-            for row, token, logprob in zip(part, chosen, logprobs, strict=True):
-                row.take(token, logprob, self._ends, self._tokenizer)
+    def _take(self, rows: Sequence[TreeRow], questions: Sequence[Question], logits: Tensor) -> None:
+        """Answer the rows' questions from `logits` [n, V]: the model's word on what was forced, and then the choice of
+        what comes next.
+        """
+        known = [question for question in questions if question.token is not None]
+        for first in range(0, len(known), LOGIT_ROWS):
+            part = known[first : first + LOGIT_ROWS]
+            tokens = [question.token for question in part if question.token is not None]
+            for question, chosen in zip(part, forced(tokens, _at(logits, part)), strict=True):
+                question.row.know(chosen.logprob, chosen.masked)
+        unknown = [question for question in questions if question.token is None]
+        for first in range(0, len(unknown), LOGIT_ROWS):
+            part = unknown[first : first + LOGIT_ROWS]
+            own = [question.row for question in part]
+            samplers, masks = [row.sampler for row in own], [row.mask for row in own]
+            for row, chosen in zip(own, choose(samplers, masks, _at(logits, part)), strict=True):
+                row.choose(chosen, self._ends, self._tokenizer)
+        take_forced(rows, self._ends, self._tokenizer)
 
-    @staticmethod
-    def _choose(rows: list[Row], logits: Tensor) -> list[int]:
-        """The next token of each row; `logits` are left as they are."""
-        chosen: list[int] = logits.max(dim=-1).indices.tolist()
-        for place, row in enumerate(rows):
-            if row.sampler.plain and row.matcher is None:
-                continue
-            own = logits[place].to(torch.float32, copy=True)
-            if row.matcher is not None:
-                own[~torch.from_numpy(row.matcher.allowed()).to(own.device)] = float("-inf")
-            chosen[place] = row.sampler.choose(own)
-        return chosen
+
+def _at(logits: Tensor, questions: Sequence[Question]) -> Tensor:
+    """The rows of `logits` in which the questions are answered; no copy where they stand side by side."""
+    places = [question.place for question in questions]
+    if places == list(range(places[0], places[0] + len(places))):
+        return logits[places[0] : places[0] + len(places)]
+    return logits[torch.tensor(places, device=logits.device)]
 
 
 def _span_tokens(request: SpanRequest) -> int:

@@ -46,6 +46,11 @@ class PrefixCache:
     def __len__(self) -> int:
         return len(self._blocks)
 
+    def clear(self) -> None:
+        """Drop all blocks: their memory is wanted."""
+        self.evicted += len(self._blocks)
+        self._blocks.clear()
+
     def get(self, key: bytes) -> Layers | None:
         """A block's keys and values, each [Hkv, BLOCK, D] by layer; None when it is not there."""
         found = self._blocks.get(key)

@@ -64,6 +64,11 @@ class Sampler:
         coldest = max(self.decoding.temperature, COLDEST)
         return self._draw((logits - logits.max()) / coldest)  # from 0 down, so that nothing overflows
 
+    def skip(self) -> None:
+        """Pass over a token that is taken without a choice: the next draws are what they would be after it."""
+        if self.decoding.temperature > 0:
+            self._stream.random()
+
     def took(self, token: int) -> None:
         """Count a token that was chosen."""
         self.counts[token] += 1

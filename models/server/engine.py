@@ -28,8 +28,8 @@ from ..engine import (
     Scores,
     SpanRequest,
     Spans,
-    Tokenizer,
 )
+from ..engine_base import EngineBase
 from ..spans import by_scoring
 from .client import Refused
 from .dialect import Dialect, Drawn, Scored
@@ -42,11 +42,12 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-class ServerEngine:
+class ServerEngine(EngineBase):
     """`engine.Engine` over a model server, through its dialect.
 
     tokenizer: the served model's own; context_window: tokens; concurrency: HTTP requests at once, at most. In the
     ledger, a forward pass is an HTTP request, and cached tokens are what the server says, whatever batch they are of.
+    The server's address is no part of the identity, nor is what the server does not tell.
     """
 
     def __init__(
@@ -56,38 +57,13 @@ class ServerEngine:
         self._tokenizer = tokenizer
         self._context = context_window
         self._concurrency = min(concurrency, dialect.served.at_once or concurrency)
-        self._identity = _identity(dialect, tokenizer, context_window)
+        self._identity, self._name = _identity(dialect, tokenizer, context_window), dialect.served.model
         self._ledger = Ledger()
         self._checked: dict[str, str | None] = {}
         dialect.tokenizer = tokenizer
         wanted = dialect.options.grammars
         spellings = tuple(s for s in dialect.spellings if wanted in ("auto", s.name))
         self._speller = Speller(spellings, self._try_grammar, dialect.described)
-
-    @property
-    def identity(self) -> str:
-        """See `Engine.identity`. The server's address is no part of it, nor what the server does not tell."""
-        return self._identity
-
-    @property
-    def name(self) -> str:
-        """See `Engine.name`."""
-        return self._dialect.served.model
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        """See `Engine.tokenizer`."""
-        return self._tokenizer
-
-    @property
-    def context_window(self) -> int:
-        """See `Engine.context_window`."""
-        return self._context
-
-    @property
-    def ledger(self) -> Ledger:
-        """See `Engine.ledger`."""
-        return self._ledger
 
     @property
     def can_score(self) -> bool:
@@ -151,37 +127,22 @@ class ServerEngine:
     # What is not asked for
 
     def _refuse_generate(self, request: GenerateRequest) -> Failure | None:
-        if not request.prompt:
-            return Failure("a prompt needs at least one token")
-        if request.grammar is not None and (wrong := self._check(request.grammar)) is not None:
-            return Failure(f"the grammar can't be compiled: {wrong}")
-        refused = self._negative(request.prompt) or self._too_long(len(request.prompt) + request.decoding.max_tokens)
+        refused = super()._refuse_generate(request)
         if refused is None and (reason := self._dialect.refuse(request)) is not None:
             return Failure(reason)
         return refused
 
-    def _refuse_score(self, request: ScoreRequest) -> Failure | None:
-        if not request.prompt or not request.continuations or not all(request.continuations):
-            return Failure("a score needs a prompt and continuations of at least one token each")
-        longest = len(request.prompt) + max(map(len, request.continuations))
-        return self._negative(request.prompt, *request.continuations) or self._too_long(longest)
+    def _wrong_grammar(self, grammar: str) -> str | None:
+        if grammar not in self._checked:
+            self._checked[grammar] = check(grammar)
+        wrong = self._checked[grammar]
+        return None if wrong is None else f"the grammar can't be compiled: {wrong}"
 
-    @staticmethod
-    def _negative(*sequences: tuple[int, ...]) -> Failure | None:
+    def _unknown(self, *sequences: tuple[int, ...]) -> Failure | None:
         least = min(map(min, sequences))
         return Failure(f"the model has no token {least}") if least < 0 else None
 
-    def _too_long(self, tokens: int) -> Failure | None:
-        if tokens <= self._context:
-            return None
-        return Failure(f"prompt and output need {tokens} tokens, and the model's context window holds {self._context}")
-
     # Grammars
-
-    def _check(self, grammar: str) -> str | None:
-        if grammar not in self._checked:
-            self._checked[grammar] = check(grammar)
-        return self._checked[grammar]
 
     def _spell(self, grammar: str | None) -> dict[str, object] | str:
         return {} if grammar is None else self._speller.fields(grammar)

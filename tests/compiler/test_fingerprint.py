@@ -62,5 +62,5 @@ def test_text_with_constraints_is_no_plain_text_to_the_search() -> None:
     rows = [{"ticket": f"It is AB{n}, I think.", "code": f"AB{n}"} for n in range(9)]
     assert copied_from(plain, rows) == ("ticket",)
     assert copied_from(typed, rows) == ()
-    assert (brief("Find it.", typed) or "").endswith("Give the answer only.")
-    assert not (brief("Find it.", plain) or "").endswith("Give the answer only.")
+    assert brief("Find it.", typed) is None
+    assert "few words" in (brief("Find it.", plain) or "")

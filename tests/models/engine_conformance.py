@@ -170,6 +170,28 @@ class EngineConformance:
             assert isinstance(result, Scores)
             assert result.totals == pytest.approx(self.scores(engine, good).totals, abs=self.tolerance)
 
+    def test_every_engine_refuses_in_the_same_words(self, engine: Engine) -> None:
+        prompt, window = self.prompt(engine, TEXTS[0]), engine.context_window
+        empty, negative, long = engine.generate(
+            [
+                GenerateRequest(()),
+                GenerateRequest((*prompt, -1)),
+                GenerateRequest(prompt, Decoding(max_tokens=window)),
+            ]
+        )
+        assert isinstance(empty, Failure)
+        assert empty.error == "a prompt needs at least one token"
+        assert isinstance(negative, Failure)
+        assert negative.error.startswith("the model has no token -1")
+        assert isinstance(long, Failure)
+        need = f"prompt and output need {len(prompt) + window} tokens, and the model's context window holds {window}"
+        assert long.error == need
+        nothing, long = engine.score([ScoreRequest(prompt, ()), ScoreRequest(prompt, ((5,) * window,))])
+        assert isinstance(nothing, Failure)
+        assert nothing.error == "a score needs a prompt and continuations of at least one token each"
+        assert isinstance(long, Failure)
+        assert long.error == need
+
     def test_a_batch_of_failures_is_all_failures(self, engine: Engine) -> None:
         assert all(isinstance(result, Failure) for result in engine.generate([GenerateRequest(())] * 3))
         assert all(isinstance(result, Failure) for result in engine.score([ScoreRequest((), ((5,),))] * 3))

@@ -19,7 +19,7 @@ from cuecard.errors import InputError
 from cuecard.models import local as local_module
 from cuecard.models.architecture import context_window
 from cuecard.models.attention import KeyValues
-from cuecard.models.decode import GROW, SHARED_BY, DecodePlan, Row
+from cuecard.models.decode import GROW, SHARED_BY, DecodePlan, TreeRow
 from cuecard.models.engine import (
     Decoding,
     Engine,
@@ -230,10 +230,10 @@ def test_no_batch_holds_more_than_the_limits(limits: Limits, monkeypatch: pytest
     stores, caches = [], []
 
     class Watched(DecodePlan):
-        def __init__(self, tree: TokenTree, store: KeyValues, rows: list[Row]) -> None:
+        def __init__(self, tree: TokenTree, store: KeyValues, rows: list[TreeRow]) -> None:
             super().__init__(tree, store, rows)
             stores.append(store.capacity)
-            caches.append((len(rows), self.tokens + sum(row.limit for row in rows)))
+            caches.append((len(rows), self.tokens + sum(row.sampler.decoding.max_tokens for row in rows)))
 
     monkeypatch.setattr(local_module, "DecodePlan", Watched)
     source = random.Random(0)

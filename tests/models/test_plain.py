@@ -324,7 +324,10 @@ def test_a_text_too_large_for_memory_fails_alone() -> None:
         scores = engine.score(scored)
     assert [isinstance(result, Failure) for result in texts] == [False, True, False]
     assert [isinstance(result, Failure) for result in scores] == [False, True, False]
-    assert texts[1].error == "there is not enough memory for a text of 53 tokens: there is no memory"
+    assert texts[1].error == (
+        "there is not enough memory for a text of 53 tokens (there is no memory); shorten the prompt, ask for fewer "
+        "tokens or samples, or use a smaller dtype or a device with more memory"
+    )
 
 
 def test_another_error_is_no_lack_of_memory() -> None:
