@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -146,14 +147,28 @@ class ProgramEvaluator:
 
     def prompt_tokens(self, candidate: Candidate, rows: Sequence[Row]) -> float:
         """See `Evaluator.prompt_tokens`: the prompts of those predictors whose inputs the rows hold, rendered only."""
-        predictors = predictors_of(apply(self.program, candidate))
-        counts = [
-            len(predictor.prompt(lm=self._lm, **inputs).ids)
-            for row in rows
-            for name, predictor in predictors.items()
-            if (inputs := self._inputs(name, row)) is not None
+        prompts = self._prompts(candidate, rows)
+        return sum(len(ids) for each in prompts for ids in each) / max(1, len(rows))
+
+    def own_tokens(self, candidate: Candidate, rows: Sequence[Row]) -> float:
+        """See `Evaluator.own_tokens`; a single row shares nothing."""
+        found = 0
+        for each in self._prompts(candidate, rows):
+            alike = itertools.takewhile(lambda tokens: len(set(tokens)) == 1, zip(*each, strict=False))
+            shared = sum(1 for _ in alike) if len(each) > 1 else 0
+            found += sum(len(ids) - shared for ids in each)
+        return found / max(1, len(rows))
+
+    def _prompts(self, candidate: Candidate, rows: Sequence[Row]) -> list[list[tuple[int, ...]]]:
+        """The first prompts of each predictor whose inputs the rows hold."""
+        return [
+            [
+                predictor.prompt(lm=self._lm, **inputs).ids
+                for row in rows
+                if (inputs := self._inputs(name, row)) is not None
+            ]
+            for name, predictor in predictors_of(apply(self.program, candidate)).items()
         ]
-        return sum(counts) / max(1, len(rows))
 
     def _inputs(self, name: str, row: Row) -> dict[str, Any] | None:
         """A predictor's inputs as the row holds them; None where it does not hold them all."""

@@ -44,9 +44,9 @@ from .run_folder import RunFolder
 
 DEMO_SETS = 32
 WIDTH = 12
-START_TOKENS = 1000
+START_TOKENS = 2000
 NEAREST_POOL = 20  # examples from which on the nearest are worth looking for
-NEAREST_TOKENS = 400
+NEAREST_TOKENS = 300
 LONG = 0.95  # the share of a training set's answers that a span's greatest length leaves room for
 
 

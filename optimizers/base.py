@@ -117,6 +117,11 @@ class Evaluator(Protocol):
         and the field's gold value; None where the target gives none, or no row holds them.
         """
 
+    def own_tokens(self, candidate: Candidate, rows: Sequence[Row]) -> float:
+        """The mean number of prompt tokens of a program run that no other row's prompt begins with: what a run costs
+        beside others.
+        """
+
     def prompt_tokens(self, candidate: Candidate, rows: Sequence[Row]) -> float:
         """The mean number of prompt tokens of a program run on `rows`: what the prompt costs."""
 

@@ -13,6 +13,7 @@ not passed.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import random
@@ -22,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import RunError
+from ..errors import CuecardError, RunError
 from ..metrics.base import Measurement, Metric
 from ..metrics.statistics import PairedResult, losing, paired_test
 from ..seeds import derive_seed
@@ -36,6 +37,8 @@ FIRST_RUNG = 16  # of a generation: all of it is seen so far
 DROP_LEVEL = 0.15
 ACCEPT_LEVEL = 0.05
 RACE_RESAMPLES = 500
+ANSWER_TOKENS = 60.0  # about what an answer costs, in prompt tokens
+WEIGHED = 4  # rows whose prompts tell what a candidate's runs cost
 MOST_DUPLICATES = 200
 
 Observer = Callable[[Trial], None]
@@ -87,6 +90,7 @@ class _Racer:
     measurements: tuple[Measurement, ...] = ()
     unread: int = 0
     gap: float = 0.0
+    weight: float = 1.0
 
     def trial(self, metric: Metric, status: str, estimate: float | None, reason: str | None = None) -> Trial:
         """What is known of it now."""
@@ -250,7 +254,7 @@ class Search:
         width = self.width if self.budget.trials is None else min(self.width, self.budget.trials - trials)
         seconds = self.budget.seconds
         if seconds is not None:
-            seconds -= self.later * (self._pace[0] + self._pace.get(best.number, self._pace[0]))
+            seconds -= self.later * self._later_pace(best, 0.0)
         left = [
             math.inf if limit is None else limit - spent
             for limit, spent in zip((self.budget.metric_calls, seconds), self._spent(), strict=True)
@@ -261,23 +265,35 @@ class Search:
             width -= 1
         return width, ""
 
-    def _affordable(self, width: int, ends: Sequence[int], pace: float, best: Trial) -> int:
-        """How many of `width` candidates can run on to the end of dev in the seconds that are left.
+    def _affordable(self, ranked: Sequence[_Racer], ends: Sequence[int], best: Trial) -> int:
+        """How many of the racers, the best first, can run on to the end of dev in the seconds that are left.
 
-        ends: where the block that was just run ends, and those to come; pace: its seconds a run.
+        One at least where nothing has beaten the baseline yet: else the seconds that were spent would be for nothing.
+        ends: where the block that was just run ends, and those to come.
         """
+        if self.budget.seconds is None or not ranked:
+            return len(ranked)
+        paces = [self._pace[racer.number] for racer in ranked]
+        left = self.budget.seconds - self.evaluator.elapsed() - self.later * self._later_pace(best, paces[0])
+        blocks = [after - before for before, after in itertools.pairwise(ends)]
+
+        def seconds(alive: int) -> float:
+            return sum(size * sum(paces[: math.ceil(alive / 2**place)]) for place, size in enumerate(blocks))
+
+        fewest = 1 if best.number == 0 else 0
+        return next((alive for alive in range(len(ranked), fewest, -1) if seconds(alive) <= left), fewest)
+
+    def _weight(self, candidate: Candidate) -> float:
+        """What a run of a candidate costs, next to others: the tokens that no other row shares, and the answer's."""
         if self.budget.seconds is None:
-            return width
-        slowest = max(pace, self._pace.get(best.number, 0.0))
-        left = self.budget.seconds - self.evaluator.elapsed() - self.later * (self._pace[0] + slowest)
+            return 1.0
+        with contextlib.suppress(CuecardError):  # a prompt that is too long: its run will say so
+            return ANSWER_TOKENS + self.evaluator.own_tokens(candidate, self.order[:WEIGHED])
+        return ANSWER_TOKENS
 
-        def calls(alive: int) -> int:
-            blocks = [after - before for before, after in itertools.pairwise(ends)]
-            return sum(math.ceil(alive / 2**place) * size for place, size in enumerate(blocks))
-
-        while width and pace * calls(width) > left:
-            width -= 1
-        return width
+    def _later_pace(self, best: Trial, pace: float) -> float:
+        """Seconds a row of what comes after the search: the baseline and the winner, which may be as slow as `pace`."""
+        return self._pace[0] + max(pace, self._pace.get(best.number, 0.0))
 
     def _most_calls(self, width: int) -> int:
         """How many program runs a generation makes when nobody is dropped for losing."""
@@ -325,6 +341,7 @@ class Search:
         for racer in racers:
             if methods := self.space.calibrations(racer.proposal.params):
                 racer.candidate = calibrate(self.evaluator, racer.candidate, methods, self.rows)
+            racer.weight = self._weight(racer.candidate)
         order = list(range(total))
         random.Random(derive_seed(self.seed, "order", generation)).shuffle(order)
         theirs = [incumbent.measurements[place] for place in order]
@@ -343,8 +360,9 @@ class Search:
             rows = [self.order[place] for place in order[start:end]]
             began = self.evaluator.elapsed()
             outcomes = self.evaluator.run_many([racer.candidate for racer in alive], rows)
-            pace = (self.evaluator.elapsed() - began) / (len(alive) * len(rows))
-            self._pace |= {racer.number: pace for racer in alive}
+            seconds = self.evaluator.elapsed() - began
+            every = len(rows) * sum(racer.weight for racer in alive)
+            self._pace |= {racer.number: seconds * racer.weight / every for racer in alive}
             going = []
             for racer, mine in zip(alive, outcomes, strict=True):
                 failed = next((outcome.error for outcome in mine if outcome.error), None)
@@ -362,8 +380,8 @@ class Search:
             if end < total:
                 ranked = sorted(going, key=lambda racer: (-racer.gap, racer.number))
                 known = self.schedule[generation][rung + 1 :] if generation < len(self.schedule) else ()
-                half = math.ceil(len(going) / 2)
-                left = known[0] if known else self._affordable(half, rungs[rung:], pace, incumbent)
+                half = ranked[: math.ceil(len(going) / 2)]
+                left = known[0] if known else self._affordable(half, rungs[rung:], incumbent)
                 for racer in ranked[left:]:
                     drop(racer)
                 alive = [racer for racer in going if racer.number not in trials]

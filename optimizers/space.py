@@ -22,9 +22,10 @@ from .demos import Demo
 FORMATS: tuple[FormatChoice, ...] = ("completion", "turns", "turns_labelled", "chat", "dspy", "json", "xml")
 CALIBRATIONS = ("contextual", "batch", "bias")
 REWARDS = (0.35, 0.2)
-CONTRASTS = (0.2, 0.4)
+CONTRASTS = (0.3, 0.15)
 WHOLE = ("max_tokens", "top_k")
-NEAREST_STARTS = 2  # so many formats are tried with the nearest demos first
+NEAREST_STARTS = 2  # so many formats are tried with the nearest demos first,
+NEAREST_ALONE = 4  # where so many may be shown: fewer are too few without others
 
 
 class Suggest(Protocol):
@@ -203,13 +204,13 @@ class Space:
         Formats decide more than anything else for small models, so none is left to chance.
         """
         formats = max(len(part.formats) for part in self.predictors)
-        near = NEAREST_STARTS if any(part.nearest_counts[-1] for part in self.predictors) else 0
+        near = NEAREST_STARTS if any(part.nearest_counts[-1] >= NEAREST_ALONE for part in self.predictors) else 0
         points = []
         for start in range(formats + min(near, formats)):
             index = start % formats
             point: dict[str, Any] = {}
             for part in self.predictors:
-                close = start >= formats and part.nearest_counts[-1] > 0
+                close = start >= formats and part.nearest_counts[-1] >= NEAREST_ALONE
                 many = part.demo_counts[-1] if part.start_count is None else part.start_count
                 preferred = [r for r in ("choice+batch", "choice", "span", "text") if r in part.readouts]
                 chosen: dict[str, Any] = {

@@ -60,10 +60,10 @@ class SpanChoice(Strict):
     longest: the most tokens of a span (none: as many as may be generated).
     """
 
-    width: int = Field(6, ge=1)
+    width: int = Field(8, ge=1)
     longest: int | None = Field(None, ge=1)
     reward: float = Field(0.35, allow_inf_nan=False)
-    contrast: float = Field(0.2, ge=0.0, allow_inf_nan=False)
+    contrast: float = Field(0.3, ge=0.0, allow_inf_nan=False)
 
 
 class HeadChoice(Strict):

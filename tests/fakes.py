@@ -282,7 +282,8 @@ class Plain(Metric):
 class FakeEvaluator:
     """An evaluator whose scores come from `score(candidate, row)`: a number, or a text, which is a call's failure.
 
-    features: what a head would read, (candidate, predictor, field, rows) -> features; none by default.
+    features: what a head would read, (candidate, predictor, field, rows) -> features; none by default. own: a
+    candidate's tokens that no row shares.
     pace: seconds of a fake clock that each program run takes; `runs` keeps what was run: (candidate, row ids).
     """
 
@@ -296,8 +297,10 @@ class FakeEvaluator:
         features: Callable[[Candidate, str, str, Sequence[Any]], FieldFeatures | None] = lambda *asked: None,
         columns: Mapping[str, Mapping[str, str]] | None = None,
         metric: Metric | None = None,
+        own: Callable[[Candidate], float] = lambda candidate: 0.0,
         pace: float = 1.0,
     ) -> None:
+        self.own = own
         self.signatures, self.metric = dict(signatures), metric or Plain()
         self._score, self._outcome, self._choices, self._columns, self._pace = score, outcome, choices, columns, pace
         self._features = features
@@ -329,6 +332,9 @@ class FakeEvaluator:
 
     def features(self, candidate: Candidate, predictor: str, field: str, rows: Sequence[Any]) -> FieldFeatures | None:
         return self._features(candidate, predictor, field, rows)
+
+    def own_tokens(self, candidate: Candidate, rows: Sequence[Any]) -> float:
+        return self.own(candidate)
 
     def prompt_tokens(self, candidate: Candidate, rows: Sequence[Any]) -> float:
         return sum(10.0 * len(state.demos) for state in candidate.states.values())

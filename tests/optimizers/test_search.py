@@ -657,13 +657,28 @@ def test_the_clock_lets_fewer_go_on_and_what_it_decided_can_be_given() -> None:
     assert again.generations == told.generations
 
 
-def test_a_generation_that_nobody_can_finish_ends_early() -> None:
+def test_one_goes_on_whatever_the_clock_says_while_the_baseline_stands() -> None:
     points, scores = [point(n) for n in (1, 2, 3, 4)], graded(base=0.2, c1=0.80, c2=0.83, c3=0.86, c4=0.89)
     told = Told()
-    run = Run(scores, points, rows=64, budget=Budget(seconds=64 + 64 + 40), **racing(4, planned=told))
-    assert told.generations[0] == [4, 0]
+    run = Run(scores, points, rows=64, budget=Budget(seconds=64 + 64 + 1), **racing(4, planned=told))
+    assert told.generations[0] == [4, 1, 1]
+    assert run.result.best.number == 4
+
+
+def test_a_generation_that_nobody_could_finish_ended_early_and_does_again() -> None:
+    points, scores = [point(n) for n in (1, 2, 3, 4)], graded(base=0.2, c1=0.80, c2=0.83, c3=0.86, c4=0.89)
+    run = Run(scores, points, rows=64, **racing(4, schedule=[[4, 0]]))
     assert run.statuses[:5] == ["complete"] + ["dropped"] * 4
-    assert run.result.stopped_by == "seconds"
+
+
+@pytest.mark.parametrize(("tokens", "numbers"), [(0.0, [4, 2, 1]), (540.0, [4, 1, 1])])
+def test_a_candidate_whose_prompts_share_little_is_known_to_be_slow(tokens: float, numbers: list[int]) -> None:
+    """A block's seconds are its candidates' by the tokens that are their own, and so is what they would still take."""
+    points, scores = [point(n) for n in (1, 2, 3, 4)], graded(base=0.2, c1=0.80, c2=0.83, c3=0.86, c4=0.89)
+    told = Told()
+    own = {"own": lambda candidate: tokens * (number_of(candidate) == 4)}
+    Run(scores, points, rows=64, budget=Budget(seconds=64 + 64 + 100), **own, **racing(4, planned=told))
+    assert told.generations[0] == numbers
 
 
 def test_the_last_generation_is_as_narrow_as_the_rest_of_the_budget() -> None:
