@@ -250,7 +250,13 @@ def test_the_tests_of_the_spec(folder: Path, capsys: pytest.CaptureFixture[str])
     data = json.loads(said.out)
     assert (said.code, data["passed"], data["failed"], data["errors"], data["skipped"]) == (0, 1, 0, 0, 0)
     (test,) = data["tests"]
-    assert (test["name"], test["status"], test["reason"], test["kind"], test["score"]) == ("a label", "pass", "", "case", 1)
+    assert (test["name"], test["status"], test["reason"], test["kind"], test["score"]) == (
+        "a label",
+        "pass",
+        "",
+        "case",
+        1,
+    )
     assert test["inputs"] == {"ticket": "money back"} and test["checks"][0]["type"] == "regex"
 
 
