@@ -162,8 +162,7 @@ class LocalEngine(HeldEngine):
         if (wrong := refusal(request)) is not None:
             return wrong
         longest = max(map(len, prompts)) + max(map(len, request.runs)) + len(request.end)
-        ends = (request.end,) if request.end else ()
-        return self._unknown(*prompts, *request.runs, *ends) or self._too_long(longest)
+        return self._unknown(*prompts, *request.runs, request.end) or self._too_long(longest)
 
     # The forward passes
 
@@ -189,6 +188,21 @@ class LocalEngine(HeldEngine):
             logits = self._forward(tree.tokens[part], tree.positions[part], plan, local)
             if len(inside):
                 yield inside, logits
+
+    def _ends_of(self, prompts: Sequence[tuple[int, ...]]) -> tuple[TokenTree, KeyValues, list[int], Tensor]:
+        """The prompts computed: their tree and its store, and for each prompt the row of the logits [n, V] that stands
+        at its end.
+        """
+        counts = shared_blocks(prompts)
+        tree = build(prompts, CHUNK, [BLOCK * count for count in counts])
+        store = self._recall(tree, prompts, tree.leaves, counts)
+        asked = sum(map(len, prompts))
+        self._ledger.prompt_tokens += asked
+        self._ledger.cached_tokens += asked - len(tree)
+        last = np.asarray([tree.segments[leaf].end - 1 for leaf in tree.leaves])
+        wanted = np.unique(last)
+        logits = torch.cat([part for _, part in self._prefill(tree, store, wanted)])
+        return tree, store, np.searchsorted(wanted, last).tolist(), logits
 
     def _forward(
         self,
@@ -248,20 +262,12 @@ class LocalEngine(HeldEngine):
     def _spans_of(self, requests: list[SpanRequest]) -> list[Spans | Failure]:
         """A group's spans: its prompts, then a tree of what is scored below them for each stage of the search."""
         prompts = [request.prompt for request in requests]
-        counts = shared_blocks(prompts)
-        tree = build(prompts, CHUNK, [BLOCK * count for count in counts])
-        store = self._recall(tree, prompts, tree.leaves, counts)
-        last = np.asarray([tree.segments[leaf].end - 1 for leaf in tree.leaves])
-        wanted = np.unique(last)
-        logits = torch.cat([part for _, part in self._prefill(tree, store, wanted)])
+        tree, store, rows, logits = self._ends_of(prompts)
         firsts = []
-        for request, row in zip(requests, np.searchsorted(wanted, last).tolist(), strict=True):
+        for request, row in zip(requests, rows, strict=True):
             tokens = first_tokens(request)
             likely = logits[row, torch.tensor(tokens, device=logits.device)].float().tolist()
             firsts.append(dict(zip(tokens, likely, strict=True)))
-        asked = sum(map(len, prompts))
-        self._ledger.prompt_tokens += asked
-        self._ledger.cached_tokens += asked - len(tree)
         homes = {r.against: place for place, r in enumerate(requests) if r.against is not None}
         homes |= {prompt: place for place, prompt in enumerate(prompts)}
         return search(requests, firsts, lambda questions: self._score_below(tree, store, homes, questions))
@@ -271,16 +277,16 @@ class LocalEngine(HeldEngine):
     ) -> list[Scores]:
         """Score continuations of prompts, each of which begins like the prompt of `tree` that `homes` says."""
         # A prompt's last token is computed again, since a continuation's first is predicted from there.
-        leaves = [tree.leaves[homes[q.prompt]] for q in questions]
-        begins = [
-            (leaf, min(common_prefix(tree.tokens[tree.indices(leaf)], np.asarray(q.prompt)), len(q.prompt) - 1))
-            for leaf, q in zip(leaves, questions, strict=True)
-        ]
+        begins = []
+        for question in questions:
+            home = tree.indices(tree.leaves[homes[question.prompt]])
+            alike = common_prefix(tree.tokens[home], np.asarray(question.prompt))
+            begins.append(home[: min(alike, len(question.prompt) - 1)])
         paths = [[q.prompt + c[:-1] for c in q.continuations] for q in questions]
-        known = [count for (_, count), own in zip(begins, paths, strict=True) for _ in own]
+        known = [len(begin) for begin, own in zip(begins, paths, strict=True) for _ in own]
         second = build([path for own in paths for path in own], CHUNK, known)
         first = np.cumsum([0, *map(len, paths)])[:-1]
-        carried = self._carry(tree, store, second, [second.leaves[place] for place in first], begins)
+        carried = self._carry(store, second, [second.leaves[place] for place in first], begins)
         scores = self._score_tree(second, carried, list(questions))
         asked = sum(len(q.prompt) + sum(map(len, q.continuations)) for q in questions)
         computed = sum(segment.end - segment.start for segment in second.segments if not segment.known)
@@ -289,16 +295,14 @@ class LocalEngine(HeldEngine):
         return scores
 
     @staticmethod
-    def _carry(
-        tree: TokenTree, store: KeyValues, second: TokenTree, leaves: Sequence[int], begins: Sequence[tuple[int, int]]
-    ) -> KeyValues:
-        """A store for `second` that holds what `tree` has of it: `begins` has for each of `leaves` the leaf of `tree`
-        whose sequence its own begins like, and for how many tokens.
+    def _carry(store: KeyValues, second: TokenTree, leaves: Sequence[int], begins: Sequence[IntArray]) -> KeyValues:
+        """A store for the tree `second` that holds what `store` has of it: `begins` says for each of `leaves` where the
+        first tokens of its sequence stand there.
         """
         carried = KeyValues(len(second))
         from_place = np.full(len(second), -1, dtype=np.int64)
-        for leaf, (home, count) in zip(leaves, begins, strict=True):
-            from_place[second.indices(leaf)[:count]] = tree.indices(home)[:count]
+        for leaf, begin in zip(leaves, begins, strict=True):
+            from_place[second.indices(leaf)[: len(begin)]] = begin
         known = np.flatnonzero(from_place >= 0)
         for layer, (keys, values) in store.layers.items():
             source = torch.from_numpy(from_place[known]).to(keys.device)
@@ -307,16 +311,7 @@ class LocalEngine(HeldEngine):
         return carried
 
     def _generate_group(self, requests: list[GenerateRequest]) -> list[Generation | Failure]:
-        prompts = [request.prompt for request in requests]
-        counts = shared_blocks(prompts)
-        tree = build(prompts, CHUNK, [BLOCK * count for count in counts])
-        store = self._recall(tree, prompts, tree.leaves, counts)
-        asked = sum(len(request.prompt) for request in requests)
-        self._ledger.prompt_tokens += asked
-        self._ledger.cached_tokens += asked - len(tree)
-        last = np.asarray([tree.segments[leaf].end - 1 for leaf in tree.leaves])
-        wanted = np.unique(last)
-        logits = torch.cat([part for _, part in self._prefill(tree, store, wanted)])
+        tree, store, places, logits = self._ends_of([request.prompt for request in requests])
         rows = [
             TreeRow(Sampler(request.decoding, request.prompt, n), self._matcher(request),
                     order=i, leaf=tree.leaves[i], length=len(request.prompt))
@@ -324,9 +319,8 @@ class LocalEngine(HeldEngine):
             for n in range(request.decoding.n)
         ]  # fmt: skip
         rows.sort(key=lambda row: (tree.segments[row.leaf].start, row.order, row.sampler.sample))
-        places = np.searchsorted(wanted, [tree.segments[row.leaf].end - 1 for row in rows])
         take_forced(rows, self._ends, self._tokenizer)
-        self._take(rows, [row.question(place, 0) for row, place in zip(rows, places.tolist(), strict=True)], logits)
+        self._take(rows, [row.question(places[row.order], 0) for row in rows], logits)
         for part in parts(tree, [row for row in rows if not row.done], self._limits):
             self._decode(tree, store, part)
         self._ledger.generated_tokens += sum(len(row.tokens) for row in rows)

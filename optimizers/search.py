@@ -187,14 +187,9 @@ class Search:
         Its test against the baseline counts as one of two (Bonferroni).
         """
         metric, number = self.evaluator.metric, result.trials
-        outcomes = self.evaluator.run(candidate, self.order)
-        racer = _Racer(number, Proposal(params, -1), candidate, "", _measurements(outcomes))
-        racer.unread = sum(outcome.unread is not None for outcome in outcomes)
-        failed = next((outcome.error for outcome in outcomes if outcome.error), None)
-        score = None if failed else metric.aggregate(racer.measurements)
-        trial = racer.trial(metric, "failed" if failed else "complete", score, failed)
+        trial = self._ran(number, params, candidate, self.evaluator.run(candidate, self.order))
         result = replace(result, trials=number + 1, prompt_only=result.chosen)
-        if failed is None and self._better(trial, result.chosen):
+        if trial.status == "complete" and self._better(trial, result.chosen):
             seed = derive_seed(self.seed, "challenge") % 2**32
             verdict = paired_test(metric, trial.measurements, result.baseline.measurements, seed=seed)
             p_value = min(1.0, 2 * verdict.p_value)
@@ -212,24 +207,27 @@ class Search:
 
         known: the candidates that ran on all of dev there, with their outcomes in the order of `order`.
         """
-        metric = self.evaluator.metric
         ran = {candidate.digest: (candidate, outcomes) for candidate, outcomes in known}
         ran.setdefault(found.digest, (found, ()))
         ran.pop(baseline.candidate.digest, None)
         best, complete = baseline, []
         for number, (candidate, given) in enumerate(ran.values(), start=1):
-            outcomes = given or self.evaluator.run(candidate, self.order)
-            failed = next((outcome.error for outcome in outcomes if outcome.error), None)
-            racer = _Racer(number, Proposal({}, number), candidate, candidate.digest, _measurements(outcomes))
-            racer.unread = sum(outcome.unread is not None for outcome in outcomes)
-            score = metric.aggregate(racer.measurements) if failed is None else None
-            trial = racer.trial(metric, "complete" if failed is None else "failed", score, failed)
-            if failed is None:
+            trial = self._ran(number, {}, candidate, given or self.evaluator.run(candidate, self.order))
+            if trial.status == "complete":
                 complete.append(trial)
                 if candidate.digest == found.digest and self._better(trial, baseline):
                     best = trial = replace(trial, best=True)
             self.observer(trial)
         return self._confirm(baseline, best, complete, 1 + len(ran), stopped_by)
+
+    def _ran(self, number: int, params: Mapping[str, Any], candidate: Candidate, outcomes: Sequence[Outcome]) -> Trial:
+        """The trial of a candidate that ran on all of dev outside a race."""
+        metric = self.evaluator.metric
+        racer = _Racer(number, Proposal(params, number), candidate, candidate.digest, _measurements(outcomes))
+        racer.unread = sum(outcome.unread is not None for outcome in outcomes)
+        failed = next((outcome.error for outcome in outcomes if outcome.error), None)
+        score = None if failed else metric.aggregate(racer.measurements)
+        return racer.trial(metric, "failed" if failed else "complete", score, failed)
 
     def _spent(self) -> tuple[float, float]:
         return self.evaluator.spent, self.evaluator.elapsed()

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import dspy
 
 from ..errors import RunError
-from ..models.engine import Engine, Tokenizer, Turn
+from ..models.engine import Engine
 from .formats.base import Format, Values
 
 logger = logging.getLogger("cuecard")
@@ -55,14 +55,6 @@ def render(engine: Engine, format: Format, signature: type[dspy.Signature], demo
         return text, engine.tokenizer.start() + engine.tokenizer.encode(text)
 
     return _fit(tokenize, list(demos), engine.context_window - room, engine)
-
-
-def turn_end(tokenizer: Tokenizer) -> tuple[int, ...]:
-    """The token that ends the assistant's turn in the chat template; a line's end where the template shows none."""
-    mark = "\ue000"
-    turns = (Turn("user", "?"), Turn("assistant", mark), Turn("user", "?"))
-    after = tokenizer.chat(turns).partition(mark)[2]
-    return tokenizer.encode(after)[:1] or tokenizer.encode("\n")
 
 
 def _fit(

@@ -33,8 +33,8 @@ from ..signatures import choice_value, choices
 from .formats.base import Format, Values
 from .formats.fields import kind as type_in
 from .heads import loaded
-from .prompt import Prompt, render, turn_end
-from .spans import MARK, best, is_text, left_open, runs, sources_of
+from .prompt import Prompt, render
+from .spans import around, best, is_text, left_open, runs, sources_of, turn_end
 from .state import PredictorState, SpanChoice
 
 BY_FIELD = ("choice", "span", "head")  # the read-outs that take one field after the other, in any format
@@ -190,7 +190,7 @@ def _copy(call: Call, field: str, before: Values) -> Any:
     against = call.prompt(lead, most + len(end), others).ids if choice.contrast and others != call.inputs else None
     request = SpanRequest(prompt.ids, found, cuts, end, choice.width, choice.reward, against)
     taken = best(call.gatherer.spans(request).scores, choice)
-    suffix = call.format.write(call.signature, field, MARK).split(MARK)[1]
+    suffix = around(call.format, call.signature, field)[1]
     return _read(call, field, tokenizer.decode(found[taken.run][: taken.length]) + suffix)
 
 
@@ -205,7 +205,7 @@ def _closing(call: Call, field: str) -> tuple[int, ...]:
     Of a blank line only the first line break: on SQuAD questions that chose better, by .04 F1, than the whole.
     """
     tokenizer = call.gatherer.engine.tokenizer
-    suffix = call.format.write(call.signature, field, MARK).split(MARK)[1]
+    suffix = around(call.format, call.signature, field)[1]
     last = field == list(call.signature.output_fields)[-1]
     if not suffix and last and call.format.head(call.signature, (), call.inputs).turns:
         return turn_end(tokenizer)

@@ -23,7 +23,7 @@ from typing import Any
 import dspy
 
 from ..errors import InputError
-from ..models.engine import SpanScore, Tokenizer
+from ..models.engine import SpanScore, Tokenizer, Turn
 from ..signatures import field_types
 from ..signatures.types import shape
 from .formats.base import Format
@@ -56,6 +56,19 @@ def sources_of(signature: type[dspy.Signature], chosen: Sequence[str]) -> tuple[
     return tuple(chosen) or texts
 
 
+def around(format_: Format, signature: type[dspy.Signature], field: str) -> tuple[str, str]:
+    """What a format writes before and after the value of a text field."""
+    prefix, suffix = format_.write(signature, field, MARK).split(MARK)
+    return prefix, suffix
+
+
+def turn_end(tokenizer: Tokenizer) -> tuple[int, ...]:
+    """The token that ends the assistant's turn in the chat template; a line's end where the template shows none."""
+    turns = (Turn("user", "?"), Turn("assistant", MARK), Turn("user", "?"))
+    after = tokenizer.chat(turns).partition(MARK)[2]
+    return tokenizer.encode(after)[:1] or tokenizer.encode("\n")
+
+
 def runs(
     tokenizer: Tokenizer, format_: Format, signature: type[dspy.Signature], field: str, texts: Sequence[str], most: int
 ) -> tuple[tuple[tuple[int, ...], ...], tuple[tuple[int, ...], ...]]:
@@ -64,7 +77,7 @@ def runs(
     Returns the longest from each place as token ids, and for each the lengths at which a span may end
     (`SpanRequest.runs` and `cuts`). Nothing when the texts are empty.
     """
-    prefix, suffix = format_.write(signature, field, MARK).split(MARK)
+    prefix, suffix = around(format_, signature, field)
 
     def written(text: str) -> str:
         whole = format_.write(signature, field, f"{MARK}{text}{MARK}")  # formats trim, but not inside
@@ -76,16 +89,17 @@ def runs(
         pieces = [(written(piece), bool(piece.strip())) for piece in _PIECE.findall(text)]
         for start, (_, solid) in enumerate(pieces):
             if solid:
-                found += _from(tokenizer, prefix, pieces[start:], most, single)
+                found += _from(tokenizer, prefix, pieces, start, most, single)
     return tuple(run for run, _ in found), tuple(cuts for _, cuts in found)
 
 
 def _from(
-    tokenizer: Tokenizer, prefix: str, pieces: Sequence[tuple[str, bool]], most: int, single: dict[int, str]
+    tokenizer: Tokenizer, prefix: str, pieces: Sequence[tuple[str, bool]], start: int, most: int, single: dict[int, str]
 ) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """The run that begins with the first of `pieces`, and one of its own for each end that its tokens do not show."""
+    """The run that begins with piece `start`, and one of its own for each end that its tokens do not show."""
     text, ends = prefix, []
-    for piece, solid in pieces:
+    for place in range(start, len(pieces)):
+        piece, solid = pieces[place]
         text += piece
         if solid:
             ends.append(len(text))
