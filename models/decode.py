@@ -1,13 +1,16 @@
-"""Decoding: all the samples of a batch step together over the tree that prefill left.
+"""Decoding: the samples that are live step together over the tree that prefill left.
 
 What several samples share stays where prefill wrote it and is attended to as one product; what is a sample's own (its
 part of the prompt and what it generates) lies in a padded cache beside it, one for samples of about the same length.
-Finished samples leave, and the caches are packed when a quarter of the rows is idle. A sample whose grammar forces what
-comes next reads all of that in one step, while the others read their one token.
+What is shared is decided once for all samples of a group, so that nothing moves when others come and go. Finished
+samples leave and waiting ones join (continuous batching: Orca, Yu et al. 2022, OSDI, section 4), in lumps, since the
+caches are packed anew each time. A sample whose grammar forces what comes next reads all of that in one step, while the
+others read their one token.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -17,7 +20,7 @@ from torch import Tensor
 
 from .attention import KeyValues, Merge, dense, grouped, partial
 from .rows import Row
-from .tree import TokenTree
+from .tree import IntArray, TokenTree
 
 GROW = 32
 SHARED_BY = 4  # a segment above fewer samples than this is copied into their caches,
@@ -147,10 +150,9 @@ class _Cache:
         lse = lse.reshape(count, heads, step.most).transpose(0, 1).reshape(heads, -1)
         return out[:, step.real], lse[:, step.real]
 
-    def keep(self, rows: list[int], new_place: dict[int, int]) -> _Cache | None:
-        """Only those of its rows that are among `rows`; None when there are none."""
-        going = set(rows)
-        mine = [row for row, place in enumerate(self.places.tolist()) if place in going]
+    def keep(self, new_place: dict[int, int]) -> _Cache | None:
+        """Only the rows that have a place in the next steps; None when there are none."""
+        mine = [row for row, place in enumerate(self.places.tolist()) if place in new_place]
         if not mine:
             return None
         index = torch.tensor(mine)
@@ -161,49 +163,130 @@ class _Cache:
         return _Cache(places, self.filled[index], self.width, layers)
 
 
+@dataclass(frozen=True)
+class _Origin:
+    """Where a new cache's rows come from. moved: (an old cache's number, rows of it, rows of the new one); new: (a row
+    of the new one, the flat indices of its tokens in the tree).
+    """
+
+    moved: list[tuple[int, Tensor, Tensor]]
+    new: list[tuple[int, Tensor]]
+
+    def gather(self, rows: int, width: int, store: Tensor, old: Sequence[Tensor]) -> Tensor:
+        """The new cache [rows, Hkv, width, D] from the tree's states [Hkv, T, D] and the old caches'."""
+        states = store.new_zeros(rows, store.shape[0], width, store.shape[2])
+        for number, before, after in self.moved:
+            both = min(width, old[number].shape[2])
+            states[after.to(store.device), :, :both] = old[number][before.to(store.device), :, :both]
+        for row, indices in self.new:
+            states[row, :, : len(indices)] = store.index_select(1, indices.to(store.device))
+        return states
+
+
+@dataclass(frozen=True)
+class Split:
+    """What the rows of a group share: `shared` are the segments of the tree that stay where they are. The rest of a
+    row's path is its own. See `split`.
+    """
+
+    tree: TokenTree
+    shared: frozenset[int]
+
+    def own(self, row: TreeRow) -> IntArray:
+        """The flat indices of the prompt's tokens that are the row's own."""
+        spans = [np.arange(self.tree.segments[s].start, self.tree.segments[s].end) for s in self._rest(row)]
+        return np.concatenate(spans) if spans else np.zeros(0, dtype=np.int64)
+
+    def filled(self, row: TreeRow) -> int:
+        """How many tokens the row's cache holds now, or is to hold when the row begins."""
+        return sum(self.tree.segments[s].end - self.tree.segments[s].start for s in self._rest(row)) + row.read
+
+    def ranges(self, rows: Sequence[TreeRow]) -> list[tuple[int, int, int, int]]:
+        """(first key, last key, first row, last row) of each segment that these rows, in the tree's order, share."""
+        below: dict[int, list[int]] = {}
+        for place, row in enumerate(rows):
+            for segment in self.tree.path(row.leaf):
+                if segment in self.shared:
+                    below.setdefault(segment, []).append(place)
+        segments = self.tree.segments
+        return [(segments[s].start, segments[s].end, below[s][0], below[s][-1] + 1) for s in sorted(below)]
+
+    def _rest(self, row: TreeRow) -> list[int]:
+        return [segment for segment in self.tree.path(row.leaf) if segment not in self.shared]
+
+
+@dataclass
+class Room:
+    """How many tokens the caches of some rows can come to hold, when they are packed now and no row leaves.
+
+    sizes: for each cache its rows, the most tokens that one of them has, and the most that one of them will yet read.
+    """
+
+    split: Split
+    sizes: dict[int, tuple[int, int, int]] = field(default_factory=dict)
+
+    def add(self, row: TreeRow) -> None:
+        """Count a row that is not done."""
+        filled, coming = self.split.filled(row), row.sampler.decoding.max_tokens - row.read
+        rows, longest, most = self.sizes.get(_size(filled), (0, 0, 0))
+        self.sizes[_size(filled)] = rows + 1, max(longest, filled), max(most, coming)
+
+    @property
+    def tokens(self) -> int:
+        """Padding included."""
+        return sum(rows * (_width(longest) + most) for rows, longest, most in self.sizes.values())
+
+
 class DecodePlan:
     """The attention of one decoding step, and the samples' own keys and values.
 
-    Rows are kept in the tree's order, so that those below a shared segment are contiguous.
+    rows: those that step, in the tree's order, so that those below a shared segment are contiguous. `change` says which
+    they are; each step is a `begin`, a forward pass and an `end`.
     """
 
-    def __init__(self, tree: TokenTree, store: KeyValues, rows: list[TreeRow]) -> None:
-        self.store = store
-        self._counts, self._ends = torch.ones(len(rows), dtype=torch.long), list(range(len(rows) + 1))
-        self.shared, own = _shared_and_own(tree, rows)
-        by_width: dict[int, list[int]] = {}
-        for place, indices in enumerate(own):
-            by_width.setdefault(_width(len(indices)), []).append(place)
+    def __init__(self, split: Split, store: KeyValues) -> None:
+        self.rows: list[TreeRow] = []
+        self.shared: list[tuple[int, int, int, int]] = []
+        self._split, self._store = split, store
         self._caches: list[_Cache] = []
-        for width, places in sorted(by_width.items()):
-            mine = [own[place] for place in places]
-            layers = {n: (_gather(k, mine, width), _gather(v, mine, width)) for n, (k, v) in store.layers.items()}
-            filled = torch.tensor([len(indices) for indices in mine])
-            self._caches.append(_Cache(torch.tensor(places), filled, width, layers))
+        self._counts, self._ends = torch.zeros(0, dtype=torch.long), [0]
 
     @property
     def tokens(self) -> int:
         """How many tokens the samples' own caches have room for."""
         return sum(len(cache.places) * cache.width for cache in self._caches)
 
-    def begin(self, counts: Sequence[int] | None = None) -> None:
-        """Prepare a step that reads so many tokens of each row; one where nothing is said."""
-        rows = sum(len(cache.places) for cache in self._caches)
-        self._counts = torch.tensor(counts) if counts is not None else torch.ones(rows, dtype=torch.long)
+    def change(self, kept: Sequence[int], joining: Sequence[TreeRow]) -> None:
+        """Go on with the rows at these places (ascending), and with those that join, which come after them in the
+        tree's order.
+        """
+        self.rows = [*(self.rows[place] for place in kept), *joining]
+        self.shared = self._split.ranges(self.rows)
+        if joining:
+            self._caches = self._pack(kept)
+        else:
+            new_place = {old: new for new, old in enumerate(kept)}
+            self._caches = [left for cache in self._caches if (left := cache.keep(new_place)) is not None]
+
+    def begin(self, counts: Sequence[int]) -> None:
+        """Prepare a step that reads so many tokens of each row."""
+        self._counts = torch.tensor(counts)
         self._ends = [0, *self._counts.cumsum(0).tolist()]
         starts = torch.tensor(self._ends[:-1])
         for cache in self._caches:
             cache.begin(self._counts[cache.places], starts[cache.places])
 
-    def end(self) -> None:
-        """The step is done: every row holds its tokens."""
+    def end(self, idle: Sequence[int]) -> None:
+        """The step is done: every row holds its tokens, but for those at the places `idle`, which read for nothing."""
+        for place in idle:
+            self._counts[place] = 0
         for cache in self._caches:
             cache.filled += self._counts[cache.places]
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         """See `attention.Plan.attend`; T is the number of the step's tokens, row by row."""
         merge = self._own(layer, query, key, value, scale)
-        shared_keys, shared_values = self.store.layers[layer]
+        shared_keys, shared_values = self._store.layers[layer]
         for low, high, first_row, last_row in self.shared:
             part, first, last = slice(low, high), self._ends[first_row], self._ends[last_row]
             merge.add(first, last, *dense(query[:, first:last], shared_keys[:, part], shared_values[:, part], scale))
@@ -222,55 +305,60 @@ class DecodePlan:
             merge.output[:, cache.step.flat], merge.lse[:, cache.step.flat] = out.float(), lse
         return merge
 
-    def keep(self, rows: list[int]) -> None:
-        """Drop all rows but these (ascending)."""
-        new_place = {old: new for new, old in enumerate(rows)}
-        self._caches = [kept for cache in self._caches if (kept := cache.keep(rows, new_place)) is not None]
-        shared = []
-        for low, high, first, last in self.shared:
-            left = [new_place[row] for row in range(first, last) if row in new_place]
-            if left:
-                shared.append((low, high, left[0], left[-1] + 1))
-        self.shared = shared
+    def _pack(self, kept: Sequence[int]) -> list[_Cache]:
+        """New caches for the rows, a cache for each size; the first rows were at the places `kept`, the others join.
+
+        A layer's old caches go as soon as its new ones are there.
+        """
+        home = {
+            p: (number, row) for number, old in enumerate(self._caches) for row, p in enumerate(old.places.tolist())
+        }
+        filled = [self._split.filled(row) for row in self.rows]
+        by_size: dict[int, list[int]] = {}
+        for place, count in enumerate(filled):
+            by_size.setdefault(_size(count), []).append(place)
+        caches, origins = [], []
+        for _, places in sorted(by_size.items()):
+            sizes = [filled[place] for place in places]
+            caches.append(_Cache(torch.tensor(places), torch.tensor(sizes), _width(max(sizes)), {}))
+            homes = [home[kept[place]] for place in places if place < len(kept)]
+            origins.append(_origin(homes, [self._split.own(self.rows[place]) for place in places[len(homes) :]]))
+        for layer, (store_keys, store_values) in self._store.layers.items():
+            old = [cache.layers.pop(layer) for cache in self._caches]
+            old_keys, old_values = [keys for keys, _ in old], [values for _, values in old]
+            for cache, origin in zip(caches, origins, strict=True):
+                size = len(cache.places), cache.width
+                cache.layers[layer] = (
+                    origin.gather(*size, store_keys, old_keys),
+                    origin.gather(*size, store_values, old_values),
+                )
+        return caches
 
 
-def cache_tokens(tree: TokenTree, rows: Sequence[TreeRow]) -> int:
-    """How many tokens the padded caches of `rows` must hold at most when they decode together."""
-    own = _shared_and_own(tree, rows)[1]
-    return sum(_width(len(indices)) + row.sampler.decoding.max_tokens for indices, row in zip(own, rows, strict=True))
+def split(tree: TokenTree, rows: Sequence[TreeRow]) -> Split:
+    """What is shared by rows of a tree, in its order: the longer segments above enough of them."""
+    below = Counter(segment for row in rows for segment in tree.path(row.leaf))
+    long = (s for s in below if tree.segments[s].end - tree.segments[s].start >= SHARED_TOKENS)
+    return Split(tree, frozenset(segment for segment in long if below[segment] >= SHARED_BY))
 
 
-def _width(tokens: int) -> int:
-    """The width of the cache for a sample with so many own tokens: a power of two, and room to grow."""
-    return max(GROW, 1 << (tokens - 1).bit_length() if tokens else 0) + GROW
+def _size(tokens: int) -> int:
+    """Rows that hold about so many tokens share a cache: those up to the same power of two."""
+    return max(GROW, 1 << (tokens - 1).bit_length() if tokens else 0)
 
 
-def _gather(states: Tensor, own: list[np.ndarray[tuple[int], np.dtype[np.int64]]], width: int) -> Tensor:
-    cache = states.new_zeros(len(own), states.shape[0], width, states.shape[2])
-    for row, indices in enumerate(own):
-        picked = torch.from_numpy(indices).to(states.device)
-        cache[row, :, : len(indices)] = states.index_select(1, picked)
-    return cache
+def _width(longest: int) -> int:
+    """The width of a new cache whose rows hold at most so many tokens, with room to grow."""
+    return -(-longest // GROW) * GROW + GROW
 
 
-def _shared_and_own(
-    tree: TokenTree, rows: Sequence[TreeRow]
-) -> tuple[list[tuple[int, int, int, int]], list[np.ndarray[tuple[int], np.dtype[np.int64]]]]:
-    """Which segments stay shared, as (first key, last key, first row, last row), and each row's own flat indices."""
-    below: dict[int, list[int]] = {}
-    for place, row in enumerate(rows):
-        for segment in tree.path(row.leaf):
-            below.setdefault(segment, []).append(place)
-    shared = {
-        segment
-        for segment, places in below.items()
-        if len(places) >= SHARED_BY and tree.segments[segment].end - tree.segments[segment].start >= SHARED_TOKENS
-    }
-    ranges = [(tree.segments[s].start, tree.segments[s].end, below[s][0], below[s][-1] + 1) for s in sorted(shared)]
-    own = []
-    for row in rows:
-        spans = [
-            np.arange(tree.segments[s].start, tree.segments[s].end) for s in tree.path(row.leaf) if s not in shared
-        ]
-        own.append(np.concatenate(spans) if spans else np.zeros(0, dtype=np.int64))
-    return ranges, own
+def _origin(homes: Sequence[tuple[int, int]], joining: Sequence[IntArray]) -> _Origin:
+    """See `_Origin`. homes: for each of the new cache's first rows, the old cache and the row there that it was;
+    joining: the flat indices of the tokens of each of the others.
+    """
+    moved = []
+    for number in sorted({number for number, _ in homes}):
+        pairs = [(before, after) for after, (home, before) in enumerate(homes) if home == number]
+        before, after = torch.tensor(pairs).unbind(dim=1)
+        moved.append((number, before, after))
+    return _Origin(moved, [(len(homes) + i, torch.from_numpy(own)) for i, own in enumerate(joining)])

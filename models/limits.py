@@ -1,17 +1,19 @@
-"""What a batch may hold, and how one that holds more is cut."""
+"""What a batch may hold, how one that holds more is cut, and which of the samples that wait may join a running one."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import psutil
 import torch
 
-from .decode import TreeRow, cache_tokens
-from .tree import IntArray, TokenTree, common_prefix
+from .decode import Room, Split, TreeRow
+from .tree import IntArray, common_prefix
+
+WAITING = 4  # samples of a group for each that may decode at once
 
 
 @dataclass(frozen=True)
@@ -43,34 +45,51 @@ def limits_for(model: Any) -> Limits:
 
 
 def groups(
-    todo: Sequence[int], prompt: Callable[[int], tuple[int, ...]], extra: Callable[[int], int], limits: Limits
+    todo: Sequence[int],
+    prompt: Callable[[int], tuple[int, ...]],
+    extra: Callable[[int], int],
+    limits: Limits,
+    samples: Callable[[int], int] = lambda i: 1,
 ) -> Iterator[list[int]]:
     """Cut the requests `todo` into groups that fit, in the sorted order of their prompts (stable for equal prompts).
 
-    The order keeps together what is shared. extra: the tokens that a request adds to its prompt.
+    The order keeps together what is shared. extra: the tokens that a request adds to its prompt; samples: its rows.
     """
     group: list[int] = []
-    tokens = 0
+    tokens, rows = 0, 0
     last: IntArray | None = None
     for i in sorted(todo, key=lambda i: (prompt(i), i)):
         current = np.asarray(prompt(i), dtype=np.int64)
         new = len(current) - (common_prefix(last, current) if last is not None else 0) + extra(i)
-        if group and (tokens + new > limits.tokens or len(group) >= limits.rows):
+        if group and (tokens + new > limits.tokens or rows + samples(i) > limits.rows):
             yield group
-            group, tokens, new = [], 0, len(current) + extra(i)
+            group, tokens, rows, new = [], 0, 0, len(current) + extra(i)
         group.append(i)
-        tokens += new
+        tokens, rows = tokens + new, rows + samples(i)
         last = current
     if group:
         yield group
 
 
-def parts(tree: TokenTree, rows: Sequence[TreeRow], limits: Limits) -> Iterator[list[TreeRow]]:
-    """Cut the samples of a group, in the tree's order, into parts whose padded caches fit."""
-    first = 0
-    while first < len(rows):
-        size = min(limits.rows, len(rows) - first)
-        while size > 1 and cache_tokens(tree, rows[first : first + size]) > limits.tokens:
-            size //= 2
-        yield list(rows[first : first + size])
-        first += size
+def waiting_groups(
+    todo: Sequence[int], prompt: Callable[[int], tuple[int, ...]], samples: Callable[[int], int], limits: Limits
+) -> Iterator[list[int]]:
+    """`groups` of requests whose samples begin as soon as there is room for them, see `fitting`.
+
+    Until then only their prompts are kept. So a group may hold more samples than decode together.
+    """
+    return groups(todo, prompt, lambda i: 0, replace(limits, rows=WAITING * limits.rows), samples)
+
+
+def fitting(split: Split, live: Sequence[TreeRow], waiting: Sequence[TreeRow], limits: Limits) -> int:
+    """How many of the samples that wait, in their order, fit beside those that are live: at least one where none is."""
+    room = Room(split)
+    for row in live:
+        room.add(row)
+    count = 0
+    for row in waiting[: max(0, limits.rows - len(live))]:
+        room.add(row)
+        if room.tokens > limits.tokens and (live or count):
+            break
+        count += 1
+    return count

@@ -22,11 +22,11 @@ from .batch_limits import halved
 from .choosing import choose, forced
 from .compute import in_compute
 from .constraints import Constraints
-from .decode import DecodePlan, Question, TreeRow
+from .decode import DecodePlan, Question, TreeRow, split
 from .engine import Failure, GenerateRequest, Generation, Ledger, ScoreRequest, Scores, SpanRequest, Spans, Tokenizer
 from .engine_base import Capacity, HeldEngine
 from .hidden import FeatureRequest, Features, decoder_layers, hidden_states
-from .limits import Limits, groups, limits_for, parts
+from .limits import Limits, fitting, groups, limits_for, waiting_groups
 from .prefill import chunks
 from .prefixes import BLOCK, BlockPlan, PrefixCache, fill, shared_blocks
 from .rows import take_forced
@@ -34,7 +34,7 @@ from .sampling import Sampler, log_normaliser
 from .spans import first_tokens, refusal, search
 from .tree import IntArray, TokenTree, build, common_prefix
 
-ENGINE_VERSION = "3"
+ENGINE_VERSION = "4"
 CHUNK = 2048
 LOGIT_ROWS = 256
 
@@ -91,7 +91,10 @@ class LocalEngine(HeldEngine):
         def added(request: GenerateRequest) -> int:
             return request.decoding.max_tokens
 
-        return self._answer(requests, self._refuse_generate, added, self._generate_group)
+        def cut(todo: list[int]) -> Iterator[list[int]]:
+            return waiting_groups(todo, lambda i: requests[i].prompt, lambda i: requests[i].decoding.n, self._limits)
+
+        return self._answer(requests, self._refuse_generate, added, self._generate_group, cut)
 
     @in_compute
     @torch.inference_mode()
@@ -130,8 +133,11 @@ class LocalEngine(HeldEngine):
         refuse: Callable[[T], Failure | None],
         added: Callable[[T], int],
         compute: Callable[[list[T]], Sequence[R | Failure]],
+        cut: Callable[[list[int]], Iterator[list[int]]] | None = None,
     ) -> list[R | Failure]:
-        """Each request's failure, or what `compute` gives for it in a group that fits. added: tokens after a prompt."""
+        """Each request's failure, or what `compute` gives for it in a group that fits. added: tokens after a prompt;
+        cut: into groups, where they are not to hold what is added.
+        """
         began = time.perf_counter()
         refused = [refuse(request) for request in requests]
         todo = [i for i, failure in enumerate(refused) if failure is None]
@@ -140,7 +146,10 @@ class LocalEngine(HeldEngine):
         def work(group: list[int]) -> Iterator[tuple[int, R | Failure]]:
             return zip(group, compute([requests[i] for i in group]), strict=True)
 
-        for group in groups(todo, lambda i: requests[i].prompt, lambda i: added(requests[i]), self._limits):
+        fitting_groups = (
+            cut(todo) if cut else groups(todo, lambda i: requests[i].prompt, lambda i: added(requests[i]), self._limits)
+        )
+        for group in fitting_groups:
             found |= halved(
                 group,
                 work,
@@ -321,8 +330,8 @@ class LocalEngine(HeldEngine):
         rows.sort(key=lambda row: (tree.segments[row.leaf].start, row.order, row.sampler.sample))
         take_forced(rows, self._ends, self._tokenizer)
         self._take(rows, [row.question(places[row.order], 0) for row in rows], logits)
-        for part in parts(tree, [row for row in rows if not row.done], self._limits):
-            self._decode(tree, store, part)
+        del logits
+        self._decode(tree, store, [row for row in rows if not row.done])
         self._ledger.generated_tokens += sum(len(row.tokens) for row in rows)
         of_request: list[list[TreeRow]] = [[] for _ in requests]
         for row in rows:
@@ -339,30 +348,40 @@ class LocalEngine(HeldEngine):
     def _matcher(self, request: GenerateRequest) -> Any:
         return None if request.grammar is None else self._constraints.matcher(request.grammar)
 
-    def _decode(self, tree: TokenTree, store: KeyValues, live: list[TreeRow]) -> None:
-        """Step the rows, which have their first token, until nothing is left to be asked for any."""
-        plan = DecodePlan(tree, store, live)
-        while live:
-            runs = [row.unread(max(1, CHUNK // len(live))) for row in live]
-            counts = [len(run) for run in runs]
-            plan.begin(counts)
-            first = [row.length + (len(row.tokens) - 1 if row.done else row.read) for row in live]
-            positions = np.concatenate([np.arange(at, at + n) for at, n in zip(first, counts, strict=True)])
-            tokens = np.asarray([token for run in runs for token in run], dtype=np.int64)
-            logits = self._forward(tokens, positions, plan, np.arange(len(tokens)))
-            plan.end()
-            questions, place = [], 0
-            for row, count in zip(live, counts, strict=True):
-                if not row.done:
-                    questions += [row.question(place + i, row.read + i + 1) for i in range(count)]
-                    row.read += count
-                place += count
-            self._take(live, questions, logits)
-            going = [place for place, row in enumerate(live) if not row.done]
-            if not going or len(going) <= 0.75 * len(live):
-                live = [live[place] for place in going]
-                if live:
-                    plan.keep(going)
+    def _decode(self, tree: TokenTree, store: KeyValues, waiting: list[TreeRow]) -> None:
+        """Step the rows, which have their first token, until nothing is left to be asked for any: as many at once as
+        fit, in their order, and the next ones join when a quarter of those is done.
+        """
+        common = split(tree, waiting)
+        plan = DecodePlan(common, store)
+        while True:
+            going = [place for place, row in enumerate(plan.rows) if not row.done]
+            if len(going) <= 0.75 * len(plan.rows):
+                count = fitting(common, [plan.rows[place] for place in going], waiting, self._limits)
+                if not going and not count:
+                    return
+                plan.change(going, waiting[:count])
+                waiting = waiting[count:]
+            self._step(plan)
+
+    def _step(self, plan: DecodePlan) -> None:
+        """Have the model read what is next for each row of the plan, and take what comes after it."""
+        live = plan.rows
+        runs = [row.unread(max(1, CHUNK // len(live))) for row in live]
+        counts = [len(run) for run in runs]
+        plan.begin(counts)
+        first = [row.length + (len(row.tokens) - 1 if row.done else row.read) for row in live]
+        positions = np.concatenate([np.arange(at, at + n) for at, n in zip(first, counts, strict=True)])
+        tokens = np.asarray([token for run in runs for token in run], dtype=np.int64)
+        logits = self._forward(tokens, positions, plan, np.arange(len(tokens)))
+        plan.end([place for place, row in enumerate(live) if row.done])
+        questions, place = [], 0
+        for row, count in zip(live, counts, strict=True):
+            if not row.done:
+                questions += [row.question(place + i, row.read + i + 1) for i in range(count)]
+                row.read += count
+            place += count
+        self._take(live, questions, logits)
 
     def _take(self, rows: Sequence[TreeRow], questions: Sequence[Question], logits: Tensor) -> None:
         """Answer the rows' questions from `logits` [n, V]: the model's word on what was forced, and then the choice of

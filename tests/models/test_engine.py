@@ -19,7 +19,7 @@ from cuecard.errors import InputError
 from cuecard.models import local as local_module
 from cuecard.models.architecture import context_window
 from cuecard.models.attention import KeyValues
-from cuecard.models.decode import GROW, SHARED_BY, DecodePlan, TreeRow
+from cuecard.models.decode import GROW, SHARED_BY, DecodePlan, Split, TreeRow
 from cuecard.models.engine import (
     Decoding,
     Engine,
@@ -35,7 +35,6 @@ from cuecard.models.engine import (
 )
 from cuecard.models.limits import Limits
 from cuecard.models.local import LocalEngine
-from cuecard.models.tree import TokenTree
 
 from .engine_conformance import EngineConformance
 from .helpers import (
@@ -227,13 +226,18 @@ def test_a_batch_that_does_not_fit_is_cut(local: LocalEngine, limits: Limits) ->
 @pytest.mark.parametrize("limits", [Limits(tokens=400, rows=256), Limits(tokens=2000, rows=5)], ids=str)
 def test_no_batch_holds_more_than_the_limits(limits: Limits, monkeypatch: pytest.MonkeyPatch) -> None:
     """One long text among short ones must not widen the cache of them all."""
-    stores, caches = [], []
+    stores, caches, joined = [], [], []
 
     class Watched(DecodePlan):
-        def __init__(self, tree: TokenTree, store: KeyValues, rows: list[TreeRow]) -> None:
-            super().__init__(tree, store, rows)
+        def __init__(self, split: Split, store: KeyValues) -> None:
+            super().__init__(split, store)
             stores.append(store.capacity)
-            caches.append((len(rows), self.tokens + sum(row.sampler.decoding.max_tokens for row in rows)))
+
+        def change(self, kept: Sequence[int], joining: Sequence[TreeRow]) -> None:
+            super().change(kept, joining)
+            coming = sum(row.sampler.decoding.max_tokens - row.read for row in self.rows)
+            caches.append((len(self.rows), self.tokens + coming))
+            joined.append(len(joining))
 
     monkeypatch.setattr(local_module, "DecodePlan", Watched)
     source = random.Random(0)
@@ -244,7 +248,7 @@ def test_no_batch_holds_more_than_the_limits(limits: Limits, monkeypatch: pytest
     assert max(stores) <= limits.tokens
     assert max(rows for rows, _ in caches) <= limits.rows
     assert max(tokens for rows, tokens in caches if rows > 1) <= limits.tokens
-    assert sum(rows for rows, _ in caches) == 2 * len(prompts)
+    assert sum(joined) == 2 * len(prompts)
     before = engine.ledger.forward_passes
     engine.score([ScoreRequest(prompt, ((5,),)) for prompt in prompts])
     assert engine.ledger.forward_passes - before >= len(prompts) // limits.rows + 1
