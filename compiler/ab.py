@@ -1,25 +1,51 @@
-"""Two programs run now, on the same examples, their model calls in the same batches, and compared row by row."""
+"""Two programs run now, on the same examples, their model calls in the same batches, and compared row by row: by
+metrics and, where there is one, by a judge that says which of two answers is better.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import dspy
 
-from ..errors import InputError, RunError
+from ..errors import InputError, RunError, nearest
 from ..metrics import Measurement, Metric
 from ..models.lm import language_model
 from ..models.target import Target
 from ..optimizers.base import Outcome, Row
 from ..programs.schema import Spec
 from .diff import Difference, Flip, compare, compare_rows, flips
-from .evaluate import Observer, measured, run_programs
+from .evaluate import Observer, gold_fields, measured, run_programs
 from .evaluator import predictors_of
+from .judging import PreferenceMetric, Preferences, prefer
+from .judging.preference import Answers
 from .sides import program_side
 
 Named = tuple[str, Spec, dspy.Module]
+
+
+@dataclass(frozen=True)
+class Both:
+    """A row by its name, and both programs' answers to it."""
+
+    key: str
+    inputs: Mapping[str, Any]
+    answers: tuple[Any, Any]
+
+
+@dataclass(frozen=True)
+class Ab:
+    """Two programs on the same rows: how they differ, how many rows failed in either, and what a judge prefers.
+
+    rows: those that did not fail, in order.
+    """
+
+    difference: Difference
+    failed: int
+    rows: tuple[Both, ...]
+    preferences: Preferences | None = None
 
 
 def run_ab(
@@ -35,28 +61,65 @@ def run_ab(
 
     Examples flip by the first metric. Raises `InputError` without rows, `RunError` when every one failed.
     """
+    found = run_judged(programs, rows, metrics, target, seed=seed, observer=observer)
+    return found.difference, found.failed
+
+
+def run_judged(
+    programs: tuple[Named, Named],
+    rows: Sequence[Row],
+    metrics: Sequence[Metric],
+    target: Target,
+    *,
+    judge: PreferenceMetric | None = None,
+    seed: int = 0,
+    observer: Observer | None = None,
+) -> Ab:
+    """`run_ab`, with what a judge of pairs says of both answers to each row; with a judge there need be no metric."""
     if not rows:
         raise InputError("there are no examples")
     before, after = programs
     for _, _, program in programs:
         for predictor in predictors_of(program).values():
             predictor.lm = None
-    outcomes = run_programs(
-        [before[2], after[2]], rows, lm=language_model(target.engine), metric=metrics[0], observer=observer
-    )
+    lm = language_model(target.engine)
+    first = metrics[0] if metrics else None
+    outcomes = run_programs([before[2], after[2]], rows, lm=lm, metric=first, observer=observer)
     there = [pair for pair in zip(*outcomes, strict=True) if not any(outcome.error for outcome in pair)]
     if not there:
-        first = next(outcome.error for each in outcomes for outcome in each if outcome.error)
-        raise RunError(f"all {len(rows)} examples failed", hint=f"The first failure: {first}")
+        cause = next(outcome.error for each in outcomes for outcome in each if outcome.error)
+        raise RunError(f"all {len(rows)} examples failed", hint=f"The first failure: {cause}")
     sides = [program_side(name, spec) for name, spec, _ in programs]
     found = compare(*(replace(side, scores={}) for side in sides), seed=seed)
-    with dspy.context(lm=language_model(target.engine)):  # a judge asks the model while it measures
+    with dspy.context(lm=lm):  # a judge asks the model while it measures
         keyed = [_measured(programs, there, metric) for metric in metrics]
     compared = compare_rows([(m, *pair) for m, pair in zip(metrics, keyed, strict=True)], seed=seed)
     by_key = {_key(pair[0]): pair for pair in there}
-    better, worse = (tuple(_told(flip, by_key[flip.key]) for flip in part) for part in flips(*keyed[0]))
+    changed = flips(*keyed[0]) if keyed else ([], [])
+    better, worse = (tuple(_told(flip, by_key[flip.key]) for flip in part) for part in changed)
     done = replace(found, comparisons=compared, better=better, worse=worse)
-    return done, len(rows) - len(there)
+    preferences = None if judge is None else _preferred(programs, there, judge, lm)
+    return Ab(done, len(rows) - len(there), tuple(map(_both, there)), preferences)
+
+
+def _preferred(
+    programs: tuple[Named, Named], there: Sequence[tuple[Outcome, ...]], judge: PreferenceMetric, lm: dspy.LM
+) -> Preferences:
+    """What the judge says of the answers, by its own fields or else by the outputs that an example has labels for."""
+    gold = gold_fields(programs[0][2])
+    rows: list[Answers] = [(before.row.inputs, _read(before), _read(after)) for before, after in there]
+    given = list(dict.fromkeys(name for _, *both in rows for answer in both for name in answer or ()))
+    fields = judge.fields or tuple(name for name in given if gold is None or name in gold)
+    missing = next((name for name in fields if given and name not in given), None)
+    if missing is not None:
+        near = nearest(missing, given)
+        expected = None if near else f"one of {', '.join(given)}"
+        raise InputError(f"the programs have no output {missing!r}", expected=expected, nearest=near)
+    return prefer(judge, rows, fields, lm)
+
+
+def _read(outcome: Outcome) -> Mapping[str, Any] | None:
+    return None if outcome.unread is not None else outcome.prediction
 
 
 def _measured(
@@ -75,9 +138,13 @@ def _key(outcome: Outcome) -> str:
 
 
 def _told(flip: Flip, pair: Sequence[Outcome]) -> Flip:
-    answers = [_answer(outcome) for outcome in pair]
-    inputs = pair[0].row.inputs
-    return replace(flip, key=f"example {pair[0].row.id + 1}", inputs=inputs, answers=(answers[0], answers[1]))
+    both = _both(pair)
+    return replace(flip, key=both.key, inputs=both.inputs, answers=both.answers)
+
+
+def _both(pair: Sequence[Outcome]) -> Both:
+    before, after = pair
+    return Both(f"example {before.row.id + 1}", before.row.inputs, (_answer(before), _answer(after)))
 
 
 def _answer(outcome: Outcome) -> Any:

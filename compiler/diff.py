@@ -13,9 +13,9 @@ from typing import Any, Literal
 
 from ..errors import InputError
 from ..metrics import Measurement, Metric, interval, paired_test, smallest_detectable_difference
-from ..metrics import metric as metric_of
 from ..metrics.statistics import PairedResult, Score, holm, paired_deviation
 from .difference import Part, pairs, word_parts
+from .judging import metric_of
 from .sides import Asked, Side
 
 Change = tuple[str, str | None, str | None]

@@ -6,7 +6,8 @@ of 0. Here an answer that can't be read counts as the metric's worst and says so
 that broke, has no score at all; and what is not one example's affair (a dead engine, a metric that breaks) ends the
 evaluation with its cause.
 
-A metric that asks a model itself (a judge) measures whole batches, after the rows have run: see `BatchMetric`.
+A metric that asks a model itself (a judge), or looks at how sure the program was, measures whole batches, after the
+rows have run: see `BatchMetric`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import logging
 import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
 import dspy
@@ -24,6 +25,7 @@ from dspy.utils.exceptions import AdapterParseError
 
 from ..errors import CuecardError, InputError, ReadError, RunError
 from ..metrics.base import Measurement, Metric
+from ..metrics.calibration import LabelChoice
 from ..metrics.weighted import Weighted
 from ..models.gather import RequestFailed
 from ..models.lm import bridge_of
@@ -31,6 +33,7 @@ from ..optimizers.base import Outcome, Row, Step
 from ..programs.graph import Graph
 from ..programs.prompt import PromptTooLong
 from ..programs.readout import recorded_choices
+from .label_choices import ChoiceReader
 
 logger = logging.getLogger("cuecard")
 
@@ -40,18 +43,26 @@ ERROR_PARTS = ("path", "line", "field", "expected", "nearest", "hint")
 Observer = Callable[[int], None]
 
 
+class NoMeasurement(RunError):
+    """A metric has no score for an example, and says why."""
+
+
 @dataclass(frozen=True)
 class Answered:
-    """One answer that is measured: the row's inputs, the labels that are compared, and what the program gave."""
+    """One answer that is measured: the row's inputs, the labels that are compared, and what the program gave.
+
+    choices: by output field, what the program chose among labels to give it; none for an answer that is only recorded.
+    """
 
     inputs: Mapping[str, Any]
     gold: Mapping[str, Any]
     prediction: Mapping[str, Any]
+    choices: Mapping[str, LabelChoice] = field(default_factory=dict)
 
 
 @runtime_checkable
 class BatchMetric(Protocol):
-    """A `Metric` that measures many answers at once, and sees their inputs: one that asks a model itself.
+    """A `Metric` that measures many answers at once, and sees their inputs and choices: one that asks a model itself.
 
     It is called once all rows have run, outside their threads, with the program's LM as DSPy's, so that its own model
     calls can fill batches.
@@ -154,13 +165,14 @@ def gold_fields(program: dspy.Module) -> frozenset[str] | None:
 def measured(program: dspy.Module, outcomes: Sequence[Outcome], metric: Metric) -> list[Measurement]:
     """What `metric` says of outcomes that are there already; those whose call failed have no measurement.
 
-    Raises `RunError` when the metric breaks. A `BatchMetric` runs on the LM of DSPy's context.
+    Raises `RunError` when the metric breaks, `NoMeasurement` where a `BatchMetric`, which runs on the LM of DSPy's
+    context, gives a reason in place of a measurement.
     """
     if in_batches(metric):
         told = _measured_together(metric, [program] * len(outcomes), outcomes)
         lost = next((new for new, old in zip(told, outcomes, strict=True) if new.error and not old.error), None)
         if lost is not None:
-            raise RunError(f"example {lost.row.id + 1} has no score by {metric.name!r}: {lost.error}")
+            raise NoMeasurement(f"example {lost.row.id + 1} has no score by {metric.name!r}: {lost.error}")
         return [outcome.measurement for outcome in told if outcome.measurement is not None]
     gold = gold_fields(program)
     found: list[Measurement] = []
@@ -182,11 +194,17 @@ def in_batches(metric: Metric) -> bool:
 
 def _measured_together(metric: Metric, programs: Sequence[dspy.Module], outcomes: Sequence[Outcome]) -> list[Outcome]:
     """The outcomes, measured in one batch. A row for which the metric has no measurement counts as failed."""
-    fields = {id(program): gold_fields(program) for program in programs}
-    golds = [_gold(each.row, fields[id(program)]) for program, each in zip(programs, outcomes, strict=True)]
+    each = {id(program): program for program in programs}
+    known = {key: (gold_fields(program), ChoiceReader(program)) for key, program in each.items()}
+    about = [known[id(program)] for program in programs]
+    golds = [_gold(outcome.row, fields) for outcome, (fields, _) in zip(outcomes, about, strict=True)]
     places = [place for place, outcome in enumerate(outcomes) if outcome.prediction is not None]
     rows = [outcomes[place].row for place in places]
-    cases = [Answered(o.row.inputs, golds[place], o.prediction or {}) for place in places for o in [outcomes[place]]]
+    cases = [
+        Answered(o.row.inputs, golds[place], o.prediction or {}, about[place][1].of(o))
+        for place in places
+        for o in [outcomes[place]]
+    ]
     found = dict(zip(places, _measure_all(metric, rows, cases), strict=True))
     told: list[Outcome] = []
     for place, outcome in enumerate(outcomes):

@@ -7,12 +7,14 @@ import dspy
 from ..metrics.base import Metric
 from ..programs.graph import Graph
 from ..signatures import choices, field_types
+from .judging import check_judges
 
 
 def knowing_labels(metric: Metric, program: dspy.Module) -> Metric:
     """`metric`, told of every output of `program` that has a finite set of values."""
     if isinstance(program, Graph):
         types = {**program.label_types, **program.output_types}
+        check_judges(metric, program.input_types, types)
     else:
         types = {}
         for _, predictor in program.named_predictors():

@@ -14,7 +14,6 @@ import dspy
 
 from ..errors import InputError, RunError
 from ..metrics import Measurement
-from ..metrics import metric as metric_of
 from ..models.engine import Engine
 from ..models.lm import bridge_of, language_model
 from ..models.target import Target
@@ -26,6 +25,7 @@ from .baseline import Baseline, GateResult, gate, read_baseline, write_baseline
 from .compiled import Compiled
 from .evaluate import run_program
 from .evaluator import predictors_of
+from .judging import metric_of
 from .reports.detail import clipped, value_text
 from .testing.cases import Place
 from .testing.gates import Gate

@@ -5,7 +5,8 @@ divides; BLEU adds up n-gram counts and lengths and computes one score from the 
 "sum, then `from_statistics`", resampling and permutation tests (`statistics.py`) need no knowledge of the metric.
 
 All scores are on the metric's own range `low`..`high`, higher is better. The built-in metrics use 0..1 (MCC -1..1):
-BLEU and chrF are sacrebleu's 0..100 divided by 100, and TER, an error rate, is told as what is left of 1.
+BLEU and chrF are sacrebleu's 0..100 divided by 100; TER, an error rate, and the calibration error are told as what is
+left of 1, and perplexity, which has no upper end, as 1 over it.
 
 The standard error is the delete-one jackknife's, which needs the sums alone as well: Efron and Tibshirani, "An
 Introduction to the Bootstrap" (1993), equation 11.5. For a mean it is the sample's standard deviation over the root of

@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.metadata import EntryPoint, entry_points
 from os import PathLike
 from pathlib import Path
@@ -22,6 +22,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from ..errors import InputError, nearest
 from .base import Metric
+from .calibration import CalibrationError
 from .corpus import Bleu, Chrf, Ter
 from .edit import Levenshtein
 from .embedding import Similarity
@@ -41,7 +42,7 @@ Factory = Callable[..., Metric]
 
 _KINDS: tuple[type[Metric], ...] = (
     *(ExactMatch, F1, Contains, Regex, Length, Levenshtein, Similarity, Numeric),
-    *(Accuracy, MacroF1, Mcc, JsonFields, SetF1, SpanF1),
+    *(Accuracy, MacroF1, Mcc, CalibrationError, JsonFields, SetF1, SpanF1),
     *(Rouge1, Rouge2, RougeL, RougeLsum, Bleu, Chrf, Ter),
 )
 _BUILT_IN: Mapping[str, Factory] = MappingProxyType({kind.name: kind for kind in _KINDS})
@@ -57,6 +58,7 @@ class _Context:
     path: str | PathLike[str] | None
     line: int | None
     key: str = "metric"
+    extra: Mapping[str, Factory] = field(default_factory=dict)
 
     def fail(self, message: str, **parts: Any) -> NoReturn:
         raise self.error(message, **parts)
@@ -77,8 +79,9 @@ def metric(
     path: str | PathLike[str] | None = None,
     line: int | None = None,
     folder: str | PathLike[str] | None = None,
+    extra: Mapping[str, Factory] | None = None,
 ) -> Metric:
-    """The metric that `spec` describes.
+    """The metric that `spec` describes. `extra`: metrics by name beside those that `names` lists.
 
     `spec` is one of:
     - a name, such as `"rouge_l"`; `names()` lists them;
@@ -92,7 +95,8 @@ def metric(
     """
     if folder is None and path is not None:
         folder = Path(path).parent
-    return _read(spec, _Context(allow_code, None if folder is None else Path(folder), path, line))
+    place = None if folder is None else Path(folder)
+    return _read(spec, _Context(allow_code, place, path, line, extra=extra or {}))
 
 
 def _read(spec: Any, context: _Context) -> Metric:
@@ -160,11 +164,11 @@ def _by_name(name: str, options: Mapping[str, Any], context: _Context) -> Metric
             return _from_list(metrics, replace(context, key=f"{context.key}.metrics"))
 
         return _call(name, weighted, options, context)
-    factory = _BUILT_IN.get(name)
+    factory = _BUILT_IN.get(name) or context.extra.get(name)
     if factory is None:
         plugins = _plugins()
         if name not in plugins:
-            known = names()
+            known = sorted({*names(), *context.extra})
             message = f"there is no metric {name!r}"
             context.fail(message, expected=f"one of {', '.join(known)}", nearest=nearest(name, known))
         factory = _load_plugin(plugins[name], context)

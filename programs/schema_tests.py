@@ -7,6 +7,7 @@ every one of them may have. The names are those that promptfoo's users know.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, ConfigDict, Field, PlainSerializer
@@ -14,7 +15,10 @@ from pydantic import BeforeValidator, ConfigDict, Field, PlainSerializer
 from .ranges import NotNegative, Number, Positive, PositiveNumber, Share
 from .state import Strict
 
-JUDGE = "judge"
+JUDGE, PREFERENCE = "judge", "preference"
+PERPLEXITY = "perplexity"
+SHORT: Mapping[str, str] = MappingProxyType({JUDGE: "rubric", PREFERENCE: "rubric", PERPLEXITY: "model"})
+"""Metrics that may stand as a key with their options, and the option that a plain value is."""
 
 
 class MetricSpec(Strict):
@@ -38,18 +42,35 @@ class JudgeMetricSpec(Strict):
     weight: PositiveNumber = 1.0
 
 
-def judge_unfolded(item: Any) -> Any:
+class PreferenceMetricSpec(Strict):
+    """A judge of pairs as a metric: its rubric, or all of its options. The same as `{metric: preference, ...}`."""
+
+    preference: str | dict[str, Any]
+    weight: PositiveNumber = 1.0
+
+
+class PerplexityMetricSpec(Strict):
+    """Perplexity as a metric: the model that reads the answers, or all of its options."""
+
+    perplexity: str | dict[str, Any]
+    weight: PositiveNumber = 1.0
+
+
+def unfolded(item: Any) -> Any:
     """`{judge: {rubric: ...}}` and `{judge: rubric}` as `{metric: judge, rubric: ...}`; anything else as it is."""
-    if not isinstance(item, Mapping) or JUDGE not in item or "metric" in item:
+    if not isinstance(item, Mapping) or "metric" in item:
         return item
-    given = item[JUDGE]
-    options = dict(given) if isinstance(given, Mapping) else {"rubric": given}
-    return {"metric": JUDGE, **{key: value for key, value in item.items() if key != JUDGE}, **options}
+    name = next((name for name in SHORT if name in item), None)
+    if name is None:
+        return item
+    given = item[name]
+    options = dict(given) if isinstance(given, Mapping) else {SHORT[name]: given}
+    return {"metric": name, **{key: value for key, value in item.items() if key != name}, **options}
 
 
 def _metric_list(value: Any) -> Any:
     items = value if isinstance(value, list | tuple) else [value]
-    return [{"metric": item} if isinstance(item, str) else judge_unfolded(item) for item in items]
+    return [{"metric": item} if isinstance(item, str) else unfolded(item) for item in items]
 
 
 def _short_metrics(metrics: tuple[MetricSpec, ...]) -> Any:
@@ -58,11 +79,13 @@ def _short_metrics(metrics: tuple[MetricSpec, ...]) -> Any:
     return short[0] if len(short) == 1 else short
 
 
+OneMetric = MetricSpec | JudgeMetricSpec | PreferenceMetricSpec | PerplexityMetricSpec
+
 Metrics = Annotated[
     tuple[MetricSpec, ...],
     BeforeValidator(
         _metric_list,
-        json_schema_input_type=str | MetricSpec | JudgeMetricSpec | list[str | MetricSpec | JudgeMetricSpec],
+        json_schema_input_type=str | OneMetric | list[str | OneMetric],
     ),
     PlainSerializer(_short_metrics),
 ]

@@ -178,7 +178,7 @@ def _check_judge(
     if as_json:
         say_json({"name": spec.name, "target": target.description.name, "data": where, **plain(check)}, indent=2)
     else:
-        on = judge.model or target_text(target)
+        on = judge.model_name or target_text(target)
         say(f"{judge.name} of {spec.name} on {on}: {counted(len(rows), 'example')} of {where}")
         for line in columns(as_lines(check)):
             say(line)
@@ -211,12 +211,13 @@ def target_of_run(
 def read_metrics(spec: Spec, graph: Graph, names: Any, *, allow_code: bool) -> dict[str, Metric]:
     """The metrics by name: those named, else the spec's and, where that is a weighted sum, its parts."""
     from ...metrics import Weighted
-    from ...metrics import metric as metric_of
-    from ..from_spec import spec_metric
+    from ..from_spec import judge_models, spec_metric
+    from ..judging import metric_of
     from ..label_metrics import knowing_labels
 
     if names:
-        made = {name: metric_of(name, allow_code=allow_code, folder=Path.cwd()) for name in names}
+        models, folder = judge_models(spec), Path.cwd()
+        made = {name: metric_of(name, allow_code=allow_code, folder=folder, models=models) for name in names}
         return {name: knowing_labels(metric, graph) for name, metric in made.items()}
     ours = spec_metric(spec, allow_code=allow_code)
     if ours is None:

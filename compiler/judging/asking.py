@@ -11,16 +11,19 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import dspy
+import numpy as np
 
 from ...optimizers.base import Outcome
+from ...programs.heads import loaded
 from ...programs.predictor import Predictor
+from ...programs.readout import Choice
+from ...programs.state import ReadOut
 from ...signatures.labels import label_text
 from ..evaluate import run_program
 from ..examples import Example
-from .programs import Judge
+from .programs import JudgeProgram
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ class NoJudgement:
 class _Bench(dspy.Module):
     """Several judges as one program, which is told whom to ask."""
 
-    def __init__(self, judges: Sequence[Judge]) -> None:
+    def __init__(self, judges: Sequence[JudgeProgram]) -> None:
         super().__init__()
         self.judges = list(judges)
 
@@ -64,7 +67,7 @@ class _Bench(dspy.Module):
         return self.judges[judge](**inputs)
 
 
-def ask(questions: Sequence[tuple[Judge, Mapping[str, str]]], lm: dspy.LM) -> list[Judgement | NoJudgement]:
+def ask(questions: Sequence[tuple[JudgeProgram, Mapping[str, str]]], lm: dspy.LM) -> list[Judgement | NoJudgement]:
     """What each judge says of its inputs, in the order of the questions, all of them in one batch.
 
     Raises `RunError` when the engine dies, `InputError` when a judge cannot run on it.
@@ -78,22 +81,33 @@ def ask(questions: Sequence[tuple[Judge, Mapping[str, str]]], lm: dspy.LM) -> li
     bench = _Bench(judges)
     parts = {name: part for name, part in bench.named_predictors() if isinstance(part, Predictor)}
     outcomes = run_program(bench, rows, lm=lm)
-    return [_said(outcome, judge.field, parts) for outcome, (judge, _) in zip(outcomes, questions, strict=True)]
+    return [_said(outcome, judge, parts) for outcome, (judge, _) in zip(outcomes, questions, strict=True)]
 
 
-def _said(outcome: Outcome, field: str, parts: Mapping[str, Predictor]) -> Judgement | NoJudgement:
+def _said(outcome: Outcome, judge: JudgeProgram, parts: Mapping[str, Predictor]) -> Judgement | NoJudgement:
     if outcome.error is not None:
         return NoJudgement(outcome.error)
     if outcome.unread is not None or outcome.prediction is None:
         return NoJudgement(outcome.unread or "nothing was said", unread=True)
-    label = label_text(outcome.prediction[field])
+    field, label = judge.asked, label_text(outcome.prediction[judge.field])
     for name, choice in reversed(outcome.choices):
         if choice.field == field:
-            calibration = parts[name].readout.calibration
-            offsets: Mapping[str, Any] = calibration.offsets.get(field, {}) if calibration is not None else {}
-            totals = [total - offsets.get(each, 0.0) for each, total in zip(choice.labels, choice.totals, strict=True)]
-            return Judgement(label, dict(zip(choice.labels, softmax(totals), strict=True)))
+            return Judgement(label, _probabilities(choice, parts[name].readout))
     return Judgement(label, {})
+
+
+def _probabilities(choice: Choice, readout: ReadOut) -> dict[str, float]:
+    """The labels' probabilities under the calibration that the judge has learned: a matrix, or one number a label."""
+    totals = dict(zip(choice.labels, choice.totals, strict=True))
+    matrix = readout.heads.get(choice.field)
+    if matrix is not None:
+        logits = loaded(matrix).logits(np.array([totals[label] for label in matrix.labels]))
+        return dict(zip(matrix.labels, softmax(logits.tolist()), strict=True))
+    offsets: Mapping[str, float] = {}
+    if readout.calibration is not None:
+        offsets = readout.calibration.offsets.get(choice.field, {})
+    shares = softmax([total - offsets.get(label, 0.0) for label, total in totals.items()])
+    return dict(zip(totals, shares, strict=True))
 
 
 def softmax(totals: Sequence[float]) -> list[float]:

@@ -16,10 +16,12 @@ from typing import Any
 from ...errors import InputError
 from ...metrics import Measurement, bootstrap
 from ...metrics.values import as_text
+from ...signatures.labels import label_text
 from ..evaluate import Answered
 from .agreement import Agreement, agreement
+from .asked import Grade, grade_all
 from .asking import NoJudgement
-from .grading import Grade, JudgeMetric, grade_all
+from .grading import JudgeMetric
 from .pairwise import Pair, PositionBias, compare_pairs
 from .programs import NO, YES, preferrer
 
@@ -103,9 +105,10 @@ def pairs_of(metric: JudgeMetric, cases: Sequence[Answered]) -> list[Pair]:
     """A pair for each case: its answer, and its reference or else the nearest other case's answer that differs."""
     found = []
     for place, case in enumerate(cases):
-        fields = metric.subject(case).answers
+        subject = metric.subject(case)
+        fields = subject.answers
         ours = {name: as_text(case.prediction[name]) for name in fields}
-        others = [case.gold] if not metric.reference else []  # a judge that sees the reference knows it again
+        others = [case.gold] if not subject.reference else []  # a judge that sees the reference knows it again
         others += [other.prediction for other in (*cases[place + 1 :], *cases[:place])]
         for other in others:
             if all(name in other for name in fields):
@@ -123,7 +126,8 @@ def human_labels(metric: JudgeMetric, human: Sequence[Any]) -> list[str]:
         raise InputError("the labels of several criteria cannot be told apart", field="--labels", expected=expected)
     known, made = list(metric.values()), []
     for row, given in enumerate(human, start=1):
-        text = (YES if given else NO) if isinstance(given, bool) else as_text(given).strip()
+        text = label_text(given) if isinstance(given, bool) else as_text(given).strip()
+        text = {"true": YES, "false": NO}.get(text, text) if text not in known else text
         if isinstance(given, float) and given.is_integer():
             text = str(int(given))
         if text not in known:
@@ -175,12 +179,17 @@ def _correlation(x: Sequence[float], y: Sequence[float]) -> float | None:
 
 
 def _agreement(metric: JudgeMetric, graded: Sequence[Grade | NoJudgement], human: Sequence[str]) -> Agreement | None:
-    """The labels nearest to the judge's scores, beside people's; None where no verdict is there."""
+    """The labels nearest to the judge's scores, beside people's; None where no verdict is there.
+
+    Labels that are worth the same are the same label.
+    """
     values = metric.values()
-    order = list(values) if not metric.criteria else None
+    first = {value: label for label, value in reversed(list(values.items()))}
+    order = [first[value] for value in sorted(first)] if not metric.criteria else None
     ours, theirs = [], []
     for each, label in zip(graded, human, strict=True):
         if isinstance(each, Grade):
-            ours.append(min(values, key=lambda name: (abs(values[name] - each.score), name)))
-            theirs.append(label)
+            nearest = min(values, key=lambda name: (abs(values[name] - each.score), name))
+            ours.append(first[values[nearest]])
+            theirs.append(first[values[label]])
     return agreement(ours, theirs, order=order) if ours else None

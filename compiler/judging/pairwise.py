@@ -14,7 +14,7 @@ from typing import Any, Literal
 import dspy
 
 from .asking import Judgement, NoJudgement, ask
-from .programs import FIRST, SECOND, TIE, Judge, Subject
+from .programs import FIRST, SECOND, TIE, Judge, JudgeProgram, Subject
 
 Winner = Literal["a", "b", "tie", "inconsistent"]
 _MEANT: Mapping[tuple[str, str], Winner] = {(FIRST, SECOND): "a", (SECOND, FIRST): "b", (TIE, TIE): "tie"}
@@ -93,22 +93,31 @@ def compare_pairs(judge: Judge, subject: Subject, pairs: Sequence[Pair], lm: dsp
 
     Raises `RunError` when the engine dies.
     """
-    questions = [
-        (judge, {**subject.given(pair.inputs, one, pair.reference, f"{FIRST}_"), **_second(subject, pair, other)})
-        for pair in pairs
-        for one, other in ((pair.a, pair.b), (pair.b, pair.a))
-    ]
+    questions = [question for pair in pairs for question in in_both_orders(judge, subject, pair)]
     said = ask(questions, lm)
     winners: list[Winner | NoJudgement] = []
     labels: list[tuple[str, str] | None] = []
     for forth, back in zip(said[::2], said[1::2], strict=True):
         if isinstance(forth, Judgement) and isinstance(back, Judgement):
             labels.append((forth.label, back.label))
-            winners.append(_MEANT.get((forth.label, back.label), "inconsistent"))
+            winners.append(winner(forth.label, back.label))
         else:
             labels.append(None)
             winners.append(forth if isinstance(forth, NoJudgement) else _lost(back))
     return Pairwise(tuple(winners), tuple(labels))
+
+
+def in_both_orders(judge: Judge, subject: Subject, pair: Pair) -> list[tuple[JudgeProgram, dict[str, str]]]:
+    """The two questions about a pair: a first, then b first."""
+    return [
+        (judge, {**subject.given(pair.inputs, one, pair.reference, f"{FIRST}_"), **_second(subject, pair, other)})
+        for one, other in ((pair.a, pair.b), (pair.b, pair.a))
+    ]
+
+
+def winner(forth: str, back: str) -> Winner:
+    """What the two labels mean together: the one said with a first, and the one with b first."""
+    return _MEANT.get((forth, back), "inconsistent")
 
 
 def _second(subject: Subject, pair: Pair, answer: Mapping[str, Any]) -> dict[str, str]:

@@ -15,9 +15,10 @@ import dspy
 
 from ...errors import InputError
 from ...metrics.values import as_text
+from ...programs.graph import Graph
 from ...programs.predictor import Predictor
 from ...programs.state import PredictorState, ReadOut
-from ...signatures import signature
+from ...signatures import field_types, signature
 
 GRADE, MET, BETTER = "grade", "met", "better"
 CRITERION = "criterion"
@@ -55,17 +56,89 @@ class Subject:
         return values | {self.free(prefix + name) if prefix else name: as_text(answer[name]) for name in self.answers}
 
 
-class Judge(dspy.Module):
-    """One predictor, whose output `field` is a label. `labels` are its texts, in the order of the type."""
+class JudgeProgram(dspy.Module):
+    """A program of one predictor, whose output `field` is a label."""
+
+    field: str
+
+    @property
+    def predictor(self) -> Predictor:
+        """What calls the model."""
+        raise NotImplementedError
+
+    @property
+    def input_types(self) -> dict[str, Any]:
+        """The fields that it reads, with their types."""
+        raise NotImplementedError
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The fields that it reads."""
+        return tuple(self.input_types)
+
+    @property
+    def asked(self) -> str:
+        """What the predictor calls the output `field`."""
+        return self.field
+
+    @property
+    def words(self) -> str:
+        """The rubric: of a compiled judge, the instruction that it has learned."""
+        return str(self.predictor.signature.instructions)
+
+
+class Judge(JudgeProgram):
+    """A judge made in Python: its only part is its predictor."""
 
     def __init__(self, made: type[dspy.Signature], field: str, state: PredictorState | None = None) -> None:
         super().__init__()
         self.field = field
         self.judge = Predictor(made, state or PredictorState(readout=ReadOut(kind="choice")))
 
+    @property
+    def predictor(self) -> Predictor:
+        """See `JudgeProgram.predictor`."""
+        return self.judge
+
+    @property
+    def input_types(self) -> dict[str, Any]:
+        """See `JudgeProgram.input_types`."""
+        types = field_types(self.judge.signature)
+        return {name: types[name] for name in self.judge.signature.input_fields}
+
     def forward(self, **inputs: Any) -> dspy.Prediction:
         """The label."""
         return self.judge(**inputs)
+
+
+class SpecJudge(JudgeProgram):
+    """A judge written as a spec. `field` is an output of the spec's program."""
+
+    def __init__(self, graph: Graph, field: str) -> None:
+        super().__init__()
+        self.field = field
+        self.graph = graph
+
+    @property
+    def predictor(self) -> Predictor:
+        """See `JudgeProgram.predictor`."""
+        return next(part for _, part in self.graph.named_predictors() if isinstance(part, Predictor))
+
+    @property
+    def input_types(self) -> dict[str, Any]:
+        """See `JudgeProgram.input_types`."""
+        return dict(self.graph.input_types)
+
+    @property
+    def asked(self) -> str:
+        """See `JudgeProgram.asked`."""
+        (columns,) = self.graph.columns.values()
+        outputs = self.predictor.signature.output_fields
+        return next(name for name, column in columns.items() if column == self.field and name in outputs)
+
+    def forward(self, **inputs: Any) -> dspy.Prediction:
+        """The label, beside whatever else the program says."""
+        return self.graph(**inputs)
 
 
 def grader(

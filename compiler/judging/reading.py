@@ -1,47 +1,27 @@
 """From what a spec says to a judge.
 
 `{metric: judge, rubric: ...}` or, the same, `{judge: {rubric: ...}}` or `{judge: rubric}`, alone or among others in a
-list. Its keys are `rubric` or `criteria`, `scale`, `reference`, `field` or `fields`, `probabilities`, `format`, `model`
-and `name`.
+list; `preference` likewise. `options.py` has their keys.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from os import PathLike
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Any
 
-from pydantic import BeforeValidator, ConfigDict, Field, ValidationError
-
-from ...errors import InputError, nearest
+from ...errors import InputError
 from ...metrics import Metric, Weighted
 from ...metrics import metric as registered
-from ...programs.schema_tests import JUDGE, judge_unfolded
-from ...programs.state import FormatChoice, Strict
-from .grading import JudgeMetric, Models
-
-
-def _listed(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else (value,) if isinstance(value, str) else value
-
-
-Texts = Annotated[tuple[str, ...], BeforeValidator(_listed)]
-
-
-class JudgeOptions(Strict):
-    """What a judge can be told."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, populate_by_name=True)
-
-    rubric: str = ""
-    criteria: Texts = ()
-    scale: Annotated[tuple[int, int], BeforeValidator(_listed)] = (1, 5)
-    reference: bool = False
-    fields_: Texts = Field((), alias="fields")
-    probabilities: bool = True
-    format: FormatChoice | None = None
-    model: str | dict[str, Any] | None = None
-    name: str = JUDGE
+from ...programs.problems import InputErrors
+from ...programs.schema_tests import JUDGE, PERPLEXITY, PREFERENCE, unfolded
+from .asked import AskingMetric
+from .grading import JudgeMetric
+from .models import Models
+from .options import Place, judge_of, preference_of
+from .perplexity import perplexity_on
+from .preference import PreferenceMetric
 
 
 def metric_of(
@@ -52,53 +32,26 @@ def metric_of(
     line: int | None = None,
     folder: str | PathLike[str] | None = None,
     models: Models | None = None,
+    allow_outside: bool = False,
 ) -> Metric:
-    """The metric that `spec` describes, judges included; else as `metrics.metric`. `models`: where judges find theirs.
+    """The metric that `spec` describes, judges and perplexity included; else as `metrics.metric`.
 
-    Raises `InputError` that tells `path` and `line`.
+    models: where those that ask a model find one that the spec names. A compiled judge's file lies in the `folder`, by
+    default that of `path`, unless `allow_outside`; where there is neither, a person wrote the spec, and it may lie
+    anywhere. Raises `InputError` that tells `path` and `line`.
     """
+    models = models or Models()
+    place = Path(folder) if folder is not None else Path(path).parent if path is not None else None
     try:
-        known = _with_judges(spec, models or Models())
+        known = _with_judges(spec, models, Place(place, allow_outside))
     except InputError as error:
+        if error.path is not None or isinstance(error, InputErrors):  # it is about the judge's own file
+            raise
         field = ".".join(part for part in ("metric", error.field) if part)
         parts = {"expected": error.expected, "nearest": error.nearest, "hint": error.hint}
         raise InputError(error.message, path=path, line=line, field=field, **parts) from None
-    return registered(known, allow_code=allow_code, path=path, line=line, folder=folder)
-
-
-def judge_of(options: Mapping[str, Any], models: Models | None = None) -> JudgeMetric:
-    """The judge with these options. Raises `InputError`, whose `field` is the option."""
-    given = dict(options)
-    if "field" in given and "fields" in given:
-        raise InputError("both 'field' and 'fields' are given", expected="one of them")
-    if "field" in given:
-        given["fields"] = given.pop("field")
-    valid = ["fields" if name == "fields_" else name for name in JudgeOptions.model_fields]
-    unknown = next((key for key in given if key not in valid), None)
-    if unknown is not None:
-        near = nearest(str(unknown), valid)
-        expected = None if near else f"one of {', '.join(valid)}"
-        raise InputError(f"a judge has no option {unknown!r}", expected=expected, nearest=near)
-    try:
-        read = JudgeOptions.model_validate(given)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        raise InputError(
-            f"found {first['input']!r}", field=key, expected=first["msg"].removeprefix("Input should be ")
-        ) from None
-    return JudgeMetric(
-        read.rubric,
-        criteria=read.criteria,
-        scale=read.scale,
-        reference=read.reference,
-        fields=read.fields_,
-        probabilities=read.probabilities,
-        format=read.format,
-        model=read.model,
-        models=models,
-        name=read.name,
-    )
+    extra = {PERPLEXITY: perplexity_on(models)}
+    return registered(known, allow_code=allow_code, path=path, line=line, folder=folder, extra=extra)
 
 
 def judge_in(metric: Metric | None) -> JudgeMetric | None:
@@ -109,18 +62,47 @@ def judge_in(metric: Metric | None) -> JudgeMetric | None:
     return next((found for part in parts if (found := judge_in(part)) is not None), None)
 
 
-def _with_judges(spec: Any, models: Models) -> Any:
+def preference_in(metric: Metric | None) -> PreferenceMetric | None:
+    """The judge of pairs that a metric is, or the first one in a weighted sum."""
+    return next((each for each in asking_in(metric) if isinstance(each, PreferenceMetric)), None)
+
+
+def asking_in(metric: Metric | None) -> Iterator[AskingMetric]:
+    """The metrics that ask a judge: the metric itself, or those of a weighted sum."""
+    if isinstance(metric, AskingMetric):
+        yield metric
+    for part in metric.metrics if isinstance(metric, Weighted) else ():
+        yield from asking_in(part)
+
+
+def judge_files(metric: Metric | None) -> list[str]:
+    """The SHA-256 of every compiled judge's file in a metric, in order."""
+    found = [each.file for each in asking_in(metric) if isinstance(each, JudgeMetric)]
+    return [file.sha256 for file in found if file is not None]
+
+
+def check_judges(metric: Metric | None, inputs: Iterable[str], outputs: Iterable[str]) -> None:
+    """Raise `InputError` where a compiled judge does not fit a task with these fields, before anything runs."""
+    for each in asking_in(metric):
+        if isinstance(each, JudgeMetric):
+            each.subject_of(tuple(inputs), tuple(outputs))
+
+
+def _with_judges(spec: Any, models: Models, place: Place) -> Any:
     """A metric's spec with its judges made."""
     if isinstance(spec, list | tuple):
-        return [_with_judges(each, models) for each in spec]
-    if spec == JUDGE:
-        raise InputError("the judge has no rubric", expected="{metric: judge, rubric: what makes an answer good}")
+        return [_with_judges(each, models, place) for each in spec]
+    if spec in (JUDGE, PREFERENCE):
+        what = "an answer good" if spec == JUDGE else "one of two answers better"
+        raise InputError("the judge has no rubric", expected=f"{{metric: {spec}, rubric: what makes {what}}}")
     if not isinstance(spec, Mapping):
         return spec
-    given = judge_unfolded(spec)
-    if given.get("metric") == JUDGE:
+    given = unfolded(spec)
+    kind = given.get("metric")
+    if kind in (JUDGE, PREFERENCE):
         options = {key: value for key, value in given.items() if key not in ("metric", "weight")}
-        return {"metric": judge_of(options, models), **({"weight": given["weight"]} if "weight" in given else {})}
-    if given.get("metric") == "weighted" and isinstance(given.get("metrics"), list | tuple):
-        return {**given, "metrics": _with_judges(given["metrics"], models)}
-    return spec
+        made = judge_of(options, models, place) if kind == JUDGE else preference_of(options, models)
+        return {"metric": made, **({"weight": given["weight"]} if "weight" in given else {})}
+    if kind == "weighted" and isinstance(given.get("metrics"), list | tuple):
+        return {**given, "metrics": _with_judges(given["metrics"], models, place)}
+    return given

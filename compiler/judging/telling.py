@@ -111,9 +111,9 @@ def _gold(labels: Mapping[str, Any], fields: frozenset[str] | None) -> dict[str,
 def _held(judge: JudgeMetric, program: dspy.Module, row: Example) -> Answered:
     """The row's own answer, with its reference where the judge sees one."""
     answer = _gold(row.labels, gold_fields(program))
-    if not judge.reference:
-        return Answered(row.inputs, {}, answer)
     subject = judge.subject(Answered(row.inputs, answer, answer))
+    if not subject.reference:
+        return Answered(row.inputs, {}, answer)
     columns = {name: subject.reference_of(name) for name in subject.answers}
     return Answered(row.inputs, {name: _column(row, column) for name, column in columns.items()}, answer)
 

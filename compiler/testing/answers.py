@@ -19,6 +19,7 @@ from ...errors import InputError, nearest
 from ...files import write_atomic
 from ...optimizers.base import Outcome, Row
 from ...programs.problems import Problems
+from ...programs.readout import Choice
 from ...signatures import check_value
 from ..examples import Example, canonical
 from ..rows import read_rows
@@ -36,7 +37,8 @@ class Answer:
     """What became of one run of the program: exactly one of `outputs`, `unread` and `error` is there.
 
     seconds: the time that its model calls took; tokens: those of their prompts and of what was generated or, as a
-    label, scored. Both are None where they are not known.
+    label, scored. Both are None where they are not known. choices: what predictors chose among labels; a recording does
+    not hold them.
     """
 
     inputs: Mapping[str, Any]
@@ -45,10 +47,11 @@ class Answer:
     error: str | None = None
     seconds: float | None = None
     tokens: int | None = None
+    choices: tuple[tuple[str, Choice], ...] = ()
 
     def outcome(self, row: Row) -> Outcome:
         """The answer as what became of `row`."""
-        return Outcome(row, None, self.outputs, self.unread, self.error)
+        return Outcome(row, None, self.outputs, self.unread, self.error, choices=self.choices)
 
 
 @dataclass(frozen=True)

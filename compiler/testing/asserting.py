@@ -12,6 +12,7 @@ from ...programs.problems import KeyProblems, Keys
 from ...programs.schema_tests import AssertSpec
 from ...signatures import check_value
 from .assertions import Assertion, AssertionSet
+from .judge_rule import JudgeRule
 from .kinds import KINDS, NEGATION, SET, TYPES, rule_of
 from .rules import Given
 
@@ -24,6 +25,7 @@ class AssertionReader:
     problems: KeyProblems
     folder: Path
     allow_code: bool
+    allow_outside: bool = False
 
     def all_of(self, specs: tuple[AssertSpec, ...], keys: Keys) -> tuple[Assertion | AssertionSet, ...]:
         """The assertions of a list that stands at `keys`; those that are wrong are noted, and left out."""
@@ -70,9 +72,13 @@ class AssertionReader:
             options=spec.options,
             typed=lambda value: self._typed(value, output),
             allow_code=self.allow_code,
+            allow_outside=self.allow_outside,
             folder=self.folder,
         )
-        return Assertion(spec.type, output, rule_of(given), spec.weight)
+        rule = rule_of(given)
+        if isinstance(rule, JudgeRule):
+            rule.fits(self.program.input_types, {**self.program.label_types, **self.program.output_types}, output)
+        return Assertion(spec.type, output, rule, spec.weight)
 
     def _output(self, spec: AssertSpec, *, required: bool) -> str:
         """The output that an assertion looks at; "" for all of several, where it need not say."""

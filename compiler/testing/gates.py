@@ -19,8 +19,9 @@ from ...metrics import Measurement, Metric, interval
 from ...metrics.repeats import pool_repeats
 from ...programs.schema import Spec
 from ..baseline import Baseline, gate, row_key, unique_keys, write_baseline
-from ..evaluate import gold_fields, measured
+from ..evaluate import NoMeasurement, gold_fields, measured
 from ..examples import Example, canonical
+from ..judging import NoModel
 from .answers import Answer
 from .cases import Place
 from .results import Result, Status
@@ -67,7 +68,11 @@ class Gate:
         if failed:
             count = sum(any(answer.error is not None for answer in runs) for runs in answers)
             return self._ended("error", f"{count} of {len(answers)} examples failed: {failed[0]}", None, seconds)
-        rows = dict(zip(self.keys(program), self._measurements(program, answers), strict=True))
+        try:
+            measurements = self._measurements(program, answers)
+        except (NoMeasurement, NoModel) as error:
+            return self._ended("error", error.message, None, seconds)
+        rows = dict(zip(self.keys(program), measurements, strict=True))
         unread = sum(answer.unread is not None for runs in answers for answer in runs)
         lost = f"; {unread} answers could not be read" if unread > 1 else "; 1 answer could not be read" * unread
         if update is not None and self.baseline_path is not None:

@@ -7,11 +7,10 @@ from typing import Any
 
 import dspy
 
-from ...metrics import Metric, Weighted
 from ...models.lm import bridge_of
 from ...programs.graph import Graph
 from ..evaluate import Answered, gold_fields
-from ..judging import JudgeMetric, Models, NoJudgement, grade_all
+from ..judging import AskingMetric, Models, NoJudgement, asking_in, grade_all
 from .answers import Answer, RunKey
 from .assertions import Assertion, AssertionSet
 from .cases import Case
@@ -54,16 +53,17 @@ def ask_judges(
     return lost
 
 
-def _questions(program: Graph, test: Case | Gate, row: Any, answer: Answer) -> Iterator[tuple[JudgeMetric, Answered]]:
+def _questions(program: Graph, test: Case | Gate, row: Any, answer: Answer) -> Iterator[tuple[AskingMetric, Answered]]:
     outputs = answer.outputs or {}
     if isinstance(test, Case):
         for assertion in _flat(test.assertions):
             if isinstance(assertion.rule, JudgeRule):
+                assertion.rule.fits(program.input_types, outputs, assertion.field)
                 yield assertion.rule.metric, assertion.rule.case(outputs[assertion.field], answer)
         return
     fields = gold_fields(program)
     gold = {name: value for name, value in row.labels.items() if fields is None or name in fields}
-    for judge in _judges(test.metric):
+    for judge in asking_in(test.metric):
         yield judge, Answered(row.inputs, gold, outputs)
 
 
@@ -73,10 +73,3 @@ def _flat(parts: Sequence[Assertion | AssertionSet]) -> Iterator[Assertion]:
             yield part
         else:
             yield from _flat(part.parts)
-
-
-def _judges(metric: Metric) -> Iterator[JudgeMetric]:
-    if isinstance(metric, JudgeMetric):
-        yield metric
-    for part in metric.metrics if isinstance(metric, Weighted) else ():
-        yield from _judges(part)

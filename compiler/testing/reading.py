@@ -84,7 +84,7 @@ def read_suite(path: Path, *, allow_outside: bool = False, allow_code: bool = Fa
         for keys, name in paths_of_tests(tests):
             check_path(path.parent, keys, name, told, allow_outside=allow_outside, check_files=True)
         told.stop()
-    asserting = AssertionReader(program, told, path.parent, allow_code)
+    asserting = AssertionReader(program, told, path.parent, allow_code, allow_outside)
     reader = _Reader(spec, program, told, source, path.parent, asserting, baselines)
     return Suite(str(path), spec, program, tuple(reader.tests(tests)), tuple(reader.notes))
 
@@ -95,7 +95,7 @@ def read_tests(spec: Spec, program: Graph, *, name: str | None = None, allow_cod
     Raises `InputError`, which lists everything that is wrong with the tests, and when there are none of that name.
     """
     told = KeyProblems(spec.path, lambda keys: spec.line(*keys))
-    asserting = AssertionReader(program, told, spec.folder, allow_code)
+    asserting = AssertionReader(program, told, spec.folder, allow_code, spec.allow_outside)
     reader = _Reader(spec, program, told, spec._source, spec.folder, asserting, baselines=False)
     return list(chosen(reader.tests(spec.tests), name=name, path=spec.path))
 
@@ -280,6 +280,7 @@ class _Reader:
             line=place.line,
             folder=self.folder,
             models=judge_models(self.spec),
+            allow_outside=self.spec.allow_outside,
         )
         return knowing_labels(made, self.program)
 

@@ -60,6 +60,7 @@ class Given:
     options: Mapping[str, Any] = field(default_factory=dict)
     typed: Callable[[Any], Any] = lambda value: value
     allow_code: bool = False
+    allow_outside: bool = False
     folder: Path = Path()
 
     def wrong(self, key: str, message: str, **parts: Any) -> InputError:

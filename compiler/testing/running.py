@@ -135,6 +135,7 @@ def _answers(
             error=outcome.error,
             seconds=meter.of(place).seconds if timed else None,
             tokens=meter.of(place).tokens,
+            choices=outcome.choices,
         )
         for place, ((row, repeat), outcome) in enumerate(zip(runs, outcomes, strict=True))
     }

@@ -85,9 +85,10 @@ def test_unused_columns_and_nodes_are_warnings(capsys: pytest.CaptureFixture[str
         ({"metric": "metrik: exact_match"}, "triage.yaml:7: metrik: unknown key (did you mean 'metric'?)"),
         (
             {"metric": "metric: exact_mach"},
-            "triage.yaml:7: metric: there is no metric 'exact_mach'; expected one of accuracy, bleu, chrf, contains, "
-            "exact_match, f1, json_fields, length, levenshtein, macro_f1, mcc, numeric, python, regex, rouge_1, rouge_2, "
-            "rouge_l, rouge_lsum, set_f1, similarity, span_f1, ter, weighted (did you mean 'exact_match'?)",
+            "triage.yaml:7: metric: there is no metric 'exact_mach'; expected one of accuracy, bleu, "
+            "calibration_error, chrf, contains, exact_match, f1, json_fields, length, levenshtein, macro_f1, mcc, numeric, "
+            "perplexity, python, regex, rouge_1, rouge_2, rouge_l, rouge_lsum, set_f1, similarity, span_f1, ter, "
+            "weighted (did you mean 'exact_match'?)",
         ),
         (
             {"optimize": "optimize: {optimizer: joit}"},

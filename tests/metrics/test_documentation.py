@@ -6,9 +6,12 @@ import math
 import re
 from pathlib import Path
 
+import dspy
 import pytest
 import yaml
 
+import cuecard
+from cuecard.compiler.judging import metric_of
 from cuecard.metrics import metric, names
 
 PAGE = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text(encoding="utf-8")
@@ -25,12 +28,12 @@ def score(name: str, case: str, **options: str) -> float:
 
 
 def test_every_metric_is_listed() -> None:
-    assert sorted(name for cell in LISTED for name in re.findall(r"`(\w+)`", cell)) == list(names())
+    assert sorted(name for cell in LISTED for name in re.findall(r"`(\w+)`", cell)) == sorted({*names(), "perplexity"})
 
 
 @pytest.mark.parametrize("spec", re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL))
 def test_the_examples_are_metrics(spec: str) -> None:
-    assert metric(yaml.safe_load(spec)["metric"]).name
+    assert metric_of(yaml.safe_load(spec)["metric"]).name
 
 
 def test_every_metric_with_options_has_an_example() -> None:
@@ -46,7 +49,7 @@ def test_every_metric_with_options_has_an_example() -> None:
 def test_range_and_aggregation_are_what_the_metric_declares(cell: str) -> None:
     for name in re.findall(r"`(\w+)`", cell):
         options = {"max": 3} if name == "length" else {}
-        told = metric({"metric": name, **options}).describe()
+        told = metric_of({"metric": name, **options}).describe()
         assert LISTED[cell]["range"] == f"{told.low:g}..{told.high:g}"
         assert LISTED[cell]["aggregation"].partition(",")[0] == told.aggregation
 
@@ -72,3 +75,12 @@ def test_what_is_said_of_clipping_and_brevity() -> None:
 def test_the_contrary_scores_above_the_paraphrase() -> None:
     for name in ("rouge_1", "rouge_2", "rouge_l", "bleu", "chrf", "ter"):
         assert score(name, "negation") > score(name, "paraphrase") + 0.5
+
+
+def test_the_perplexities_are_the_models(default_model: Path) -> None:
+    told = re.findall(r'^- (\d+): "(.*)"$', PAGE, re.MULTILINE)
+    assert len(told) == 4
+    ours = metric_of("perplexity")
+    with dspy.context(lm=cuecard.target(str(default_model), device="cpu").lm):
+        for number, text in told:
+            assert 1 / ours.measure({}, {"reply": text}).score == pytest.approx(float(number), rel=0.1)

@@ -12,13 +12,13 @@ from cuecard.errors import InputError
 from cuecard.metrics import Measurement, Metric, Record, Weighted, metric, names
 
 BUILT_IN = (
-    "accuracy", "bleu", "chrf", "contains", "exact_match", "f1", "json_fields", "length", "levenshtein", "macro_f1", "mcc",
-    "numeric", "python", "regex", "rouge_1", "rouge_2", "rouge_l", "rouge_lsum", "set_f1", "similarity", "span_f1", "ter",
-    "weighted",
+    "accuracy", "bleu", "calibration_error", "chrf", "contains", "exact_match", "f1", "json_fields", "length", "levenshtein",
+    "macro_f1", "mcc", "numeric", "python", "regex", "rouge_1", "rouge_2", "rouge_l", "rouge_lsum", "set_f1", "similarity",
+    "span_f1", "ter", "weighted",
 )  # fmt: skip
 ALL = (
-    "accuracy, bleu, chrf, contains, exact_match, f1, json_fields, length, levenshtein, macro_f1, mcc, numeric, python, "
-    "regex, rouge_1, rouge_2, rouge_l, rouge_lsum, set_f1, similarity, span_f1, ter, weighted"
+    "accuracy, bleu, calibration_error, chrf, contains, exact_match, f1, json_fields, length, levenshtein, macro_f1, mcc, "
+    "numeric, python, regex, rouge_1, rouge_2, rouge_l, rouge_lsum, set_f1, similarity, span_f1, ter, weighted"
 )
 NEEDED = {"length": {"max": 3}}
 EXAMPLE = {"answer": "the cat sat", "queue": "billing"}
