@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .compiler.api import Evaluation, compile, evaluate, load
     from .compiler.compiled import Compiled
     from .compiler.data import Example, Examples, load_examples
+    from .compiler.explain import Explanation, explain
     from .compiler.from_spec import compile_spec
     from .compiler.regression import assert_not_worse
     from .compiler.teleprompter import Joint
@@ -36,6 +37,7 @@ _HOMES = {
     "Evaluation": "compiler.api",
     "Example": "compiler.data",
     "Examples": "compiler.data",
+    "Explanation": "compiler.explain",
     "InputError": "errors",
     "Joint": "compiler.teleprompter",
     "Predictor": "programs.predictor",
@@ -48,6 +50,7 @@ _HOMES = {
     "compile": "compiler.api",
     "compile_spec": "compiler.from_spec",
     "evaluate": "compiler.api",
+    "explain": "compiler.explain",
     "language_model": "models.lm",
     "load": "compiler.api",
     "load_examples": "compiler.data",
@@ -67,6 +70,7 @@ __all__ = [
     "Evaluation",
     "Example",
     "Examples",
+    "Explanation",
     "InputError",
     "Joint",
     "Predictor",
@@ -79,6 +83,7 @@ __all__ = [
     "compile",
     "compile_spec",
     "evaluate",
+    "explain",
     "language_model",
     "load",
     "load_examples",

@@ -24,7 +24,7 @@ import typer
 from typer import TyperException
 
 from ...errors import CuecardError, InputError, nearest
-from . import ab, check, compile, diff, eval, models, run, show, test
+from . import ab, check, compile, diff, eval, explain, models, run, show, test
 from .screen import note, warn
 
 FINE, FAILED, WRONG_INPUT, RUN_FAILED, INTERRUPTED, CLOSED = 0, 1, 2, 3, 130, 141
@@ -70,6 +70,7 @@ app.command(
 app.command("eval", short_help="Score a program on examples.", epilog=eval.EXAMPLE)(eval.evaluate_program)
 app.command("diff", short_help="Compare two programs, runs or baselines.", epilog=diff.EXAMPLE)(diff.diff)
 app.command("ab", short_help="Run two programs on the same examples and compare them.", epilog=ab.EXAMPLE)(ab.ab)
+app.command("explain", short_help="Tell what a compiled program owes to what.", epilog=explain.EXAMPLE)(explain.explain)
 app.command("test", short_help="Run the tests of a spec.", epilog=test.EXAMPLE)(test.test)
 app.add_typer(models.app, name="models", short_help="List, fetch and describe models.", epilog=models.EXAMPLE)
 

@@ -17,6 +17,7 @@ VERBS = (
     ("eval",),
     ("diff",),
     ("ab",),
+    ("explain",),
     ("test",),
     ("models",),
     ("models", "list"),
@@ -43,6 +44,7 @@ Commands:
   eval     Score a program on examples.
   diff     Compare two programs, runs or baselines.
   ab       Run two programs on the same examples and compare them.
+  explain  Tell what a compiled program owes to what.
   test     Run the tests of a spec.
   models   List, fetch and describe models.
 
