@@ -8,22 +8,24 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import dspy
 
-from ..errors import InputError, RunError
+from ..errors import InputError, RunError, nearest
 from ..metrics import Metric, Score, interval
 from ..models.lm import language_model
 from ..models.target import DEFAULT_MODEL, Target
 from ..models.target import target as open_target
 from ..optimizers.base import Budget, Outcome, Row, Trial
+from ..optimizers.stopping import StopRules
 from ..programs.graph import Graph, build
 from ..programs.learned import apply_spec
 from ..programs.predictor import adopt
@@ -35,11 +37,15 @@ from .compiled import VERSIONS, Compiled, _version
 from .data import Example, Examples, check_disjoint, from_dspy, load_examples
 from .evaluate import run_program
 from .evaluator import candidate_of, predictors_of, same_names
-from .judging import metric_of
+from .judging import judge_files, metric_of
 from .label_metrics import knowing_labels
-from .options import check_options, optimize_options, source_of
-from .pipeline import Compilation, Reporter, Task, run_task
+from .options import check_options, check_stop, optimize_options, source_of
+from .pipeline import run_task
 from .run_folder import RUNS, RunFolder, fingerprint, open_run
+from .stopping import WISHES
+from .task import Compilation, Reporter, Task
+
+logger = logging.getLogger("cuecard")
 
 Program: TypeAlias = dspy.Module
 Data = str | PathLike[str] | Examples | Sequence[Any]
@@ -61,6 +67,10 @@ class Silent:
 
     def trial(self, trial: Trial, share: float, seconds: float) -> None:
         """See `Reporter.trial`."""
+
+    def stopping(self, reason: str) -> None:
+        """See `Reporter.stopping`. It is said all the same: else nobody would know what a key did."""
+        logger.warning("the search stops after the block that is running (%s)", WISHES[reason])
 
 
 def load(
@@ -101,6 +111,7 @@ def compile(
     metric: MetricLike | None = None,
     target: Target | str | None = None,
     budget: Budget | Mapping[str, float] | None = None,
+    stop: StopRules | Mapping[str, float] | None = None,
     seed: int | None = None,
     search: SearchSpec | Mapping[str, Any] | None = None,
     optimizer: str | Mapping[str, Any] | None = None,
@@ -114,8 +125,9 @@ def compile(
     program: any `dspy.Module`, or the path of a YAML spec (see `compile_spec` for what is then read from it);
     trainset, devset, testset: lists of `dspy.Example`, `Examples`, or paths; without a devset, dev is split off the
     trainset; metric: a name, a mapping, a list, a `Metric` or a function `(example, prediction)`; target: default the
-    pulled `smollm2-135m`; budget: `{"metric_calls": 2000, "seconds": 600}`, whichever comes first; seed: default 0, or
-    the spec's; search: the keys of the spec's `search`; optimizer: default `joint`; name: of the run and the file,
+    pulled `smollm2-135m`; budget: `{"metric_calls": 2000, "seconds": 600}`, also `model_calls` and `tokens`, whichever
+    comes first; stop: `{"score": 0.9, "trials_without_gain": 40}`, what ends the search before; seed: default 0, or the
+    spec's; search: the keys of the spec's `search`; optimizer: default `joint`; name: of the run and the file,
     default the program's class; runs: the folder of run folders; fresh: start anew even if an unfinished run could be
     resumed. No row may stand in two of the sets.
 
@@ -128,7 +140,7 @@ def compile(
     """
     if isinstance(program, str | PathLike):
         data = {"trainset": trainset, "devset": devset, "testset": testset}
-        _refuse(**data, metric=metric, search=search, optimizer=optimizer, name=name)
+        _refuse(**data, metric=metric, stop=stop, search=search, optimizer=optimizer, name=name)
         from .from_spec import compile_spec
 
         return compile_spec(
@@ -143,7 +155,7 @@ def compile(
     _check_program(program)
     if metric is None:
         raise InputError("a compile needs a metric", expected="metric='exact_match', a function, ...")
-    options, limits = optimize_options(budget, seed or 0, search, optimizer or "joint")
+    options, limits = optimize_options(budget, seed or 0, search, optimizer or "joint", stop)
     program = program.program if isinstance(program, Compiled) else program
     name = name or type(program).__name__.lower()
     check_options(name, options.optimizer, options.search, options.options)
@@ -159,12 +171,21 @@ def compile(
         target=_target(target),
         columns=same_names(adopted) if not isinstance(adopted, Graph) else adopted.columns,
         budget=limits,
+        stop=StopRules(**options.stop.model_dump()),
         seed=options.seed,
         optimizer=options.optimizer,
         options=options.options,
         search=options.search,
+        proposer=_proposer(options.search),
     )
     return compile_task(task, metric_source=source_of(metric), runs=Path(runs), fresh=fresh, reporter=reporter)
+
+
+def _proposer(search: SearchSpec) -> Target | None:
+    """The model that is asked for instructions, where it is not the target."""
+    from .from_spec import proposer_of
+
+    return proposer_of(Spec(), search)
 
 
 def _check_program(program: Any) -> None:
@@ -210,8 +231,19 @@ def compile_task(
 def check_task(task: Task) -> None:
     """Raise `InputError` for what would make a compile meaningless."""
     check_options(task.name, task.optimizer, task.search, task.options)
+    check_stop(task.stop, task.metric, task.optimizer)
     if not predictors_of(task.program):
         raise InputError("the program calls no model: it has no predictors")
+    texts = task.search.instructions.texts
+    unknown = next((name for name in texts if name not in predictors_of(task.program)), None)
+    if isinstance(texts, Mapping) and unknown is not None:
+        names = list(predictors_of(task.program))
+        raise InputError(
+            f"the program has no predictor {unknown!r}",
+            field="optimize.search.instructions.texts",
+            expected=f"one of {', '.join(names)}",
+            nearest=nearest(unknown, names),
+        )
     if not task.dev:
         raise InputError("a compile needs dev examples", hint="Give a devset, or a trainset of at least four rows.")
 
@@ -223,12 +255,16 @@ def _identity_of(task: Task, metric_source: Any) -> dict[str, Any]:
         "shape": repr(type(task.program)),
         "states": {name: state.model_dump(mode="json") for name, state in candidate_of(task.program).states.items()},
         "metric": metric_source,
+        **({"judges": files} if (files := judge_files(task.metric)) else {}),
         "data": [[_row_text(row) for row in rows] for rows in (task.train, task.dev, task.test)],
         "target": task.target.engine.identity,
-        "budget": [task.budget.metric_calls, task.budget.seconds, task.budget.trials],
+        "budget": asdict(task.budget),
+        "stop": asdict(task.stop),
         "seed": task.seed,
         "optimizer": task.optimizer,
         "options": dict(task.options),
+        "proposer": None if task.proposer is None else task.proposer.engine.identity,
+        "description": task.description,
         "search": task.search.model_dump(mode="json"),
         "columns": {name: dict(fields) for name, fields in task.columns.items()},
         "versions": {name: _version(name) for name in VERSIONS},

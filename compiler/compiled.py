@@ -25,7 +25,7 @@ from ..programs.schema import CompiledSpec, PredictorSpec, PromptOnly, Score, Sp
 from ..programs.yaml_source import dump_yaml
 from ..seeds import derive_seed
 from .evaluator import apply, predictors_of
-from .pipeline import Compilation
+from .task import Compilation
 
 VERSIONS = ("cuecard", "dspy", "torch", "transformers", "optuna")
 

@@ -10,7 +10,7 @@ import dspy
 
 from ..errors import ReadError
 from ..metrics.base import Metric
-from ..models.engine import Failure
+from ..models.engine import Failure, Ledger
 from ..models.gather import RequestFailed
 from ..models.hidden import FeatureRequest, features_of, layers_of
 from ..models.lm import bridge_of
@@ -85,6 +85,12 @@ class ProgramEvaluator:
     def spent(self) -> int:
         """See `Evaluator.spent`."""
         return self._spent
+
+    @property
+    def ledger(self) -> Ledger:
+        """See `Evaluator.ledger`."""
+        bridge = bridge_of(self._lm)
+        return Ledger() if bridge is None else bridge.engine.ledger
 
     def elapsed(self) -> float:
         """See `Evaluator.elapsed`."""

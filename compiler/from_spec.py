@@ -22,17 +22,18 @@ from ..models.target import DEFAULT_MODEL, Target, check_server_options
 from ..models.target import target as open_target
 from ..optimizers.base import Budget
 from ..optimizers.joint import strategy_named
+from ..optimizers.stopping import StopRules
 from ..programs.graph import Graph, build
-from ..programs.schema import ModelSpec, Spec
+from ..programs.schema import ModelSpec, SearchSpec, Spec
 from ..programs.spec import load_spec
 from .api import compile_task
 from .compiled import Compiled
 from .data import Examples, check_disjoint, load_examples, split
 from .judging import Models, metric_of
 from .label_metrics import knowing_labels
-from .options import DEFAULT_METRIC_CALLS
-from .pipeline import Reporter, Task
+from .options import budget_of, check_stop
 from .run_folder import RUNS
+from .task import Reporter, Task
 
 SPLITS = ("train", "dev", "test")
 FRACTIONS = (0.4, 0.3, 0.3)
@@ -60,29 +61,15 @@ def compile_spec(
     `.cuecard/runs` in the current folder; allow_outside: paths may leave the spec's folder; allow_code: a metric may
     be `module:function`. Everything is checked before the model is opened. Raises `InputError` and `RunError`.
     """
-    spec = load_spec(path, allow_outside=allow_outside, check_files=True)
-    program = build(spec)
-    metric = spec_metric(spec, allow_code=allow_code)
-    if metric is None:
-        raise InputError(
-            "there is no `metric:`", path=spec.path, hint="Say what is to be optimized: `metric: exact_match`."
-        )
-    strategy_named(spec.optimize.optimizer)
-    splits = spec_examples(spec, program)
-    task = Task(
-        name=spec.name,
-        program=program,
-        metric=knowing_labels(metric, program),
-        train=splits["train"],
-        dev=splits["dev"],
-        test=splits["test"],
-        target=spec_target(spec, target, device=device, dtype=dtype),
-        columns=program.columns,
-        budget=budget or spec_budget(spec),
-        seed=spec.optimize.seed if seed is None else seed,
-        optimizer=spec.optimize.optimizer,
-        options=spec.optimize.options,
-        search=spec.optimize.search,
+    spec, task = spec_task(
+        path,
+        target=target,
+        device=device,
+        dtype=dtype,
+        budget=budget,
+        seed=seed,
+        allow_outside=allow_outside,
+        allow_code=allow_code,
     )
     source = spec.to_data().get("metric")
     made_for = with_model(spec, target, dtype)
@@ -93,10 +80,59 @@ def compile_spec(
     return compiled
 
 
+def spec_task(
+    path: str | PathLike[str],
+    *,
+    target: Target | str | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+    budget: Budget | None = None,
+    seed: int | None = None,
+    allow_outside: bool = False,
+    allow_code: bool = False,
+) -> tuple[Spec, Task]:
+    """A spec, and the task of its compile, on an opened target. See `compile_spec` for the arguments."""
+    spec = load_spec(path, allow_outside=allow_outside, check_files=True)
+    program = build(spec)
+    metric = spec_metric(spec, allow_code=allow_code)
+    if metric is None:
+        raise InputError(
+            "there is no `metric:`", path=spec.path, hint="Say what is to be optimized: `metric: exact_match`."
+        )
+    strategy_named(spec.optimize.optimizer)
+    stop = StopRules(**spec.optimize.stop.model_dump())
+    check_stop(stop, metric, spec.optimize.optimizer, path=spec.path, line=spec.line("optimize", "stop"))
+    splits = spec_examples(spec, program)
+    return spec, Task(
+        name=spec.name,
+        program=program,
+        metric=knowing_labels(metric, program),
+        train=splits["train"],
+        dev=splits["dev"],
+        test=splits["test"],
+        target=spec_target(spec, target, device=device, dtype=dtype),
+        columns=program.columns,
+        budget=budget or spec_budget(spec),
+        stop=stop,
+        seed=spec.optimize.seed if seed is None else seed,
+        optimizer=spec.optimize.optimizer,
+        options=spec.optimize.options,
+        search=spec.optimize.search,
+        proposer=proposer_of(spec, spec.optimize.search),
+        description=spec.description or "",
+    )
+
+
 def compiled_path(path: Path) -> Path:
     """Where the compiled program of a spec is written: `NAME.compiled.yaml` beside it."""
     stem = path.name.removesuffix(".yaml").removesuffix(".yml").removesuffix(".compiled")
     return path.with_name(f"{stem}.compiled.yaml")
+
+
+def proposer_of(spec: Spec, search: SearchSpec) -> Target | None:
+    """The model that a search asks for instructions, where it names one, opened as the spec's own `model` would be."""
+    named = search.instructions.proposer
+    return None if named is None else spec_target(spec.model_copy(update={"model": named}))
 
 
 def spec_metric(spec: Spec, *, allow_code: bool = False) -> Metric | None:
@@ -111,6 +147,7 @@ def spec_metric(spec: Spec, *, allow_code: bool = False) -> Metric | None:
         line=spec.line("metric"),
         folder=spec.folder,
         models=judge_models(spec),
+        allow_outside=spec.allow_outside,
     )
 
 
@@ -230,10 +267,7 @@ def with_model(spec: Spec, target: Target | str | None, dtype: str | None) -> Sp
 
 def spec_budget(spec: Spec) -> Budget:
     """The spec's budget; 2,000 metric calls when it sets none."""
-    budget = spec.optimize.budget
-    if budget.metric_calls is None and budget.seconds is None:
-        return Budget(metric_calls=DEFAULT_METRIC_CALLS)
-    return Budget(budget.metric_calls, budget.seconds)
+    return budget_of(spec.optimize.budget)
 
 
 def read_examples(path: Path, program: Graph, *, require_outputs: bool = True) -> Examples:

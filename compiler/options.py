@@ -5,18 +5,21 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from ..errors import InputError
 from ..metrics import Metric
-from ..optimizers.base import Budget
+from ..optimizers.base import LIMITS, Budget
 from ..optimizers.context import StrategyContext
 from ..optimizers.foreign import check_arguments, is_foreign
 from ..optimizers.joint import STRATEGIES, strategy_named
+from ..optimizers.principles import principles_named
 from ..optimizers.space import Space
+from ..optimizers.stopping import StopRules
 from ..programs.formats.registry import format_named
 from ..programs.problems import KeyProblems
-from ..programs.schema import OptimizeSpec, SearchSpec
+from ..programs.schema import BudgetSpec, OptimizeSpec, SearchSpec
 from ..programs.schema_errors import validated
 from ..programs.yaml_source import Source
 
@@ -29,12 +32,14 @@ def optimize_options(
     seed: int,
     search: SearchSpec | Mapping[str, Any] | None,
     optimizer: str | Mapping[str, Any],
+    stop: StopRules | Mapping[str, Any] | None = None,
 ) -> tuple[OptimizeSpec, Budget]:
     """The options as a spec would hold them, and the budget. Raises `InputError`, which lists everything wrong."""
-    ours = {"metric_calls": budget.metric_calls, "seconds": budget.seconds} if isinstance(budget, Budget) else budget
+    ours = {name: getattr(budget, name) for name in LIMITS} if isinstance(budget, Budget) else budget
+    rules = asdict(stop) if isinstance(stop, StopRules) else stop
     found = search.model_dump(exclude_unset=True) if isinstance(search, SearchSpec) else search
     named = dict(optimizer) if isinstance(optimizer, Mapping) else optimizer
-    given = {"optimizer": named, "seed": seed, "budget": ours or {}, "search": found or {}}
+    given = {"optimizer": named, "seed": seed, "budget": ours or {}, "search": found or {}, "stop": rules or {}}
     problems = KeyProblems(None, lambda keys: None)
     made = validated(OptimizeSpec, Source("", given), problems)
     problems.stop()
@@ -42,8 +47,30 @@ def optimize_options(
     trials = budget.trials if isinstance(budget, Budget) else None
     if trials is not None and trials < 1:
         raise InputError(f"a budget of {trials} trials", expected="at least 1, the baseline's own")
-    limits = made.budget.metric_calls, made.budget.seconds, trials
-    return made, Budget(*limits) if any(limits) else Budget(metric_calls=DEFAULT_METRIC_CALLS)
+    return made, budget_of(made.budget, trials)
+
+
+def budget_of(given: BudgetSpec, trials: int | None = None) -> Budget:
+    """The budget that a spec sets; 2,000 metric calls when it sets none."""
+    limits = {name: getattr(given, name) for name in LIMITS}
+    return Budget(**limits, trials=trials) if any(limits.values()) or trials else Budget(DEFAULT_METRIC_CALLS)
+
+
+def check_stop(
+    stop: StopRules, metric: Metric, optimizer: str, *, path: str | None = None, line: int | None = None
+) -> None:
+    """Raise `InputError` for a rule that would end a search at once or never."""
+    where: dict[str, Any] = {"path": path, "line": line}
+    if stop.score is not None and not metric.low < stop.score <= metric.high:
+        expected = f"a score of {metric.name}: above {metric.low:g}, at most {metric.high:g}"
+        raise InputError(f"found {stop.score:g}", field="optimize.stop.score", expected=expected, **where)
+    if stop != StopRules() and is_foreign(optimizer):
+        raise InputError(
+            f"{optimizer} searches by itself, and knows no rules to stop",
+            field="optimize.stop",
+            hint="Take them out; a budget ends it.",
+            **where,
+        )
 
 
 def check_options(name: str, optimizer: str, search: SearchSpec, options: Mapping[str, Any] | None = None) -> None:
@@ -55,6 +82,8 @@ def check_options(name: str, optimizer: str, search: SearchSpec, options: Mappin
         check_arguments(optimizer, options or {})
     elif options and optimizer in STRATEGIES:  # built for nothing: it says what options it does not have
         strategy_named(optimizer)(Space(()), seed=0, baseline=0.0, context=StrategyContext(options=options))
+    if search.instructions.principles != "auto":
+        principles_named(search.instructions.principles, field="optimize.search.instructions.principles")
     for format_ in () if search.formats == "auto" else search.formats:
         format_named(format_)
 

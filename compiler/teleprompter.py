@@ -13,6 +13,7 @@ from ..errors import InputError
 from ..models.lm import bridge_of
 from ..models.target import DEFAULT_MODEL, Target, target_of
 from ..optimizers.base import Budget
+from ..optimizers.stopping import StopRules
 from ..programs.schema import SearchSpec
 from .api import compile as compile_program
 from .compiled import Compiled
@@ -23,7 +24,8 @@ class Joint(Teleprompter):
     """Searches instruction, demos, format, read-out and decoding settings of every predictor at once.
 
     metric: a name, a `Metric`, or DSPy's `(example, prediction, trace=None)`; target: default the LM that DSPy is
-    configured with, which must be a Cuecard target; budget, seed, search, optimizer, runs: as in `cuecard.compile`.
+    configured with, which must be a Cuecard target; budget, seed, search, optimizer, stop,
+    runs: as in `cuecard.compile`.
 
     >>> dspy.configure(lm=cuecard.target("smollm2-135m").lm)
     >>> better = cuecard.Joint(metric=exact, budget={"seconds": 300}).compile(student, trainset=train, valset=dev)
@@ -38,6 +40,7 @@ class Joint(Teleprompter):
         seed: int = 0,
         search: SearchSpec | Mapping[str, Any] | None = None,
         optimizer: str | Mapping[str, Any] = "joint",
+        stop: StopRules | Mapping[str, float] | None = None,
         runs: str | PathLike[str] = RUNS,
     ) -> None:
         super().__init__()
@@ -48,6 +51,7 @@ class Joint(Teleprompter):
             "seed": seed,
             "search": search,
             "optimizer": optimizer,
+            "stop": stop,
             "runs": runs,
         }
 

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import dspy
 
 from ..metrics.base import Measurement, Metric
+from ..models.engine import Ledger
 from ..models.hidden import Features
 from ..programs.readout import Choice
 from ..programs.state import PredictorState
@@ -100,6 +101,10 @@ class Evaluator(Protocol):
     def spent(self) -> int:
         """Program runs so far (a metric call each)."""
 
+    @property
+    def ledger(self) -> Ledger:
+        """What the run's model calls have cost so far, those before an interruption included."""
+
     def elapsed(self) -> float:
         """Seconds since the run began, the time before an interruption included."""
 
@@ -129,31 +134,53 @@ class Evaluator(Protocol):
         """Which column of the data holds the gold value of a predictor's field, where one does."""
 
 
+LIMITS = ("metric_calls", "model_calls", "tokens", "seconds")
+
+
+def spending(evaluator: Evaluator) -> dict[str, float]:
+    """What a run has used up so far, by the names in `LIMITS`."""
+    ledger = evaluator.ledger
+    tokens = ledger.prompt_tokens + ledger.generated_tokens
+    return {
+        "metric_calls": evaluator.spent,
+        "model_calls": ledger.calls,
+        "tokens": tokens,
+        "seconds": evaluator.elapsed(),
+    }
+
+
 @dataclass(frozen=True)
 class Budget:
-    """When the search stops, whichever comes first. metric_calls: program runs; seconds: since the run began; trials:
-    the baseline included.
+    """When the search stops, whichever comes first.
+
+    metric_calls: program runs; seconds: since the run began; trials: the baseline included; model_calls: what the model
+    is asked, the same thing twice counted once; tokens: of all prompts, shared or not, and of what is generated, as a
+    server would bill them.
     """
 
     metric_calls: int | None = None
     seconds: float | None = None
     trials: int | None = None
+    model_calls: int | None = None
+    tokens: int | None = None
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """The limits that are set, but for trials, by the names in `LIMITS`."""
+        return {name: limit for name in LIMITS if (limit := getattr(self, name)) is not None}
 
     def spent_on(self, evaluator: Evaluator, trials: int) -> str | None:
         """Which limit is reached, None while none is."""
         if self.trials is not None and trials >= self.trials:
             return "trials"
-        if self.metric_calls is not None and evaluator.spent >= self.metric_calls:
-            return "metric_calls"
-        return "seconds" if self.seconds is not None and evaluator.elapsed() >= self.seconds else None
+        spent = spending(evaluator)
+        return next((name for name, limit in self.limits.items() if spent[name] >= limit), None)
 
     def share(self, evaluator: Evaluator, trials: int) -> float:
         """How much of it is used up, 0 to 1."""
+        spent = spending(evaluator)
         used = [trials / self.trials] if self.trials else [0.0]
-        if self.metric_calls:
-            used.append(evaluator.spent / self.metric_calls)
-        if self.seconds:
-            used.append(evaluator.elapsed() / self.seconds)
+        used += [spent[name] / limit for name, limit in self.limits.items() if limit]
         return min(1.0, max(used))
 
 

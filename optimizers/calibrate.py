@@ -24,22 +24,31 @@ CONTENT_FREE = ("N/A", "[MASK]", "")
 BATCH_ROWS = 32
 BIAS_ROWS = 128
 RIDGE = 0.05
+SAMPLED = ("batch", "bias")  # the methods that take rows
 
 
-def calibrate(evaluator: Evaluator, candidate: Candidate, methods: Mapping[str, str], rows: Sequence[Row]) -> Candidate:
+def calibrate(
+    evaluator: Evaluator,
+    candidate: Candidate,
+    methods: Mapping[str, str],
+    rows: Sequence[Row],
+    *,
+    limit: int | None = None,
+) -> Candidate:
     """`candidate` with calibrations fitted for the predictors named in `methods` (predictor -> method).
 
-    rows: labelled rows; of those that are not among the demos the first 32 serve `batch`, the first 128 `bias`.
+    rows: labelled rows; of those that are not among the demos the first 32 serve `batch`, the first 128 `bias`, or the
+    first `limit`, where it is lower.
     """
     shown = [demo for state in candidate.states.values() for demo in state.demos]
-    rows = [row for row in rows if not any(_shows(demo, row) for demo in shown)]
+    rows = [row for row in rows if not any(shows(demo, row) for demo in shown)]
     states = dict(candidate.states)
-    contextual = {name for name, method in methods.items() if method == "contextual"}
-    for name in sorted(contextual):
+    for name in sorted(name for name, method in methods.items() if method == "contextual"):
         states[name] = _with(states[name], "contextual", _contextual(evaluator, candidate, name))
-    sampled = {name: method for name, method in methods.items() if name not in contextual}
+    sampled = {name: method for name, method in methods.items() if method in SAMPLED}
     if sampled:
         needed = BIAS_ROWS if "bias" in sampled.values() else BATCH_ROWS
+        needed = needed if limit is None else min(needed, limit)
         outcomes = evaluator.run(candidate, rows[:needed])
         for name, method in sorted(sampled.items()):
             mine = outcomes if method == "bias" else outcomes[:BATCH_ROWS]
@@ -47,7 +56,7 @@ def calibrate(evaluator: Evaluator, candidate: Candidate, methods: Mapping[str, 
     return Candidate(states)
 
 
-def _shows(demo: Mapping[str, Any], row: Row) -> bool:
+def shows(demo: Mapping[str, Any], row: Row) -> bool:
     """Whether a demo holds all of a row's inputs: the model would have read the answer."""
     values = list(demo.values())
     return all(value in values for value in row.inputs.values())

@@ -110,9 +110,9 @@ def check_arguments(name: str, arguments: Mapping[str, Any]) -> None:
 class Found:
     """What an optimizer came to.
 
-    stopped_by: `finished`, `unchanged` (it gave the program back as it was), `metric_calls`, `seconds` or `crashed`;
-    reason: why, where there is more to say; ticks: how many steps it made, to stop there again; complete: the
-    candidates that ran on all of dev, with their outcomes.
+    stopped_by: `finished`, `unchanged` (it gave the program back as it was), a limit of the budget, `file`, `interrupt`
+    or `crashed`; reason: why, where there is more to say; ticks: how many steps it made, to stop there again; complete:
+    the candidates that ran on all of dev, with their outcomes.
     """
 
     candidate: Candidate
@@ -139,6 +139,7 @@ def run_teleprompter(
     seed: int,
     log: TextIO,
     until: int | None = None,
+    asked: Callable[[int], str | None] = lambda ticks: None,
 ) -> Found:
     """Run DSPy's optimizer `name` on `program`; what it prints goes to `log`.
 
@@ -146,18 +147,18 @@ def run_teleprompter(
     that goes wrong is told in what it returns.
     """
     check_arguments(name, arguments)
-    watch = Watch(evaluator, (train, dev), baseline, budget, until)
+    watch = Watch(evaluator, (train, dev), baseline, budget, until, asked)
     student = Student(program.deepcopy(), watch)
-    asked = _Asked(lm, watch)
+    own = _Asked(lm, watch)
     made = teleprompter_named(name)
     stopped_by, reason, candidate = "finished", None, baseline
     try:
         with (
             kept_output(log),
             _alone(seed),
-            dspy.context(lm=asked.lm, num_threads=1, max_errors=MOST_ERRORS, callbacks=[]),
+            dspy.context(lm=own.lm, num_threads=1, max_errors=MOST_ERRORS, callbacks=[]),
         ):
-            optimizer, call = _built(made, dict(arguments), watch, asked.lm, len(train), seed)
+            optimizer, call = _built(made, dict(arguments), watch, own.lm, len(train), seed)
             result = optimizer.compile(student, **call)
         if not isinstance(result, Student):
             raise TypeError(f"it gave a {type(result).__name__} for a program")

@@ -1,4 +1,7 @@
-"""The candidate with heads: the one that was found, its label outputs read off the hidden state instead.
+"""The candidate with heads: the one that was found, its label outputs read by a regression that is fitted on train.
+
+`headed` reads them off the hidden state, `with_matrices` off the labels' log-likelihoods under the prompt that was
+found (matrix scaling, Guo et al. 2017, arXiv 1706.04599, section 4.2).
 
 Which prompt a head reads is not searched on dev: instruction and demos matter little to it, and the format is chosen,
 like layer, pooling and penalty, by the cross-validated log-loss on train. So it costs a forward pass a row and format.
@@ -8,11 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from ..programs.heads import choice_of, head_file
 from ..programs.state import FormatChoice, PredictorState, ReadOut
-from ..signatures import choices
-from .base import Candidate, Evaluator, Row
-from .heads import Fitted, fit_head
+from ..signatures import choices, write
+from .base import Candidate, Evaluator, Outcome, Row
+from .calibrate import shows
+from .heads import Fitted, fit_head, fit_matrix
 
 FORMATS: tuple[FormatChoice, ...] = ("turns_labelled", "completion")
 
@@ -62,3 +68,44 @@ def _fits(evaluator: Evaluator, candidate: Candidate, name: str, rows: Sequence[
 def _with(state: PredictorState, fits: Mapping[str, Fitted], stem: str, name: str) -> PredictorState:
     heads = {field: choice_of(fit.head, head_file(stem, name, field)) for field, fit in fits.items()}
     return state.model_copy(update={"readout": ReadOut(kind="head", heads=heads)})
+
+
+def with_matrices(
+    evaluator: Evaluator, candidate: Candidate, rows: Sequence[Row], *, stem: str, seed: int = 0
+) -> tuple[Candidate, Mapping[str, Mapping[str, Fitted]]]:
+    """`candidate` with a matrix in place of the calibration of every field that it chooses by likelihood, and the fits
+    by predictor and field (none: {}). It runs on those `rows` that no demo shows.
+    """
+    chosen = {name for name, state in candidate.states.items() if state.readout.kind == "choice"}
+    demos = [demo for name in chosen for demo in candidate.states[name].demos]
+    fresh = [row for row in rows if not any(shows(demo, row) for demo in demos)]
+    if not chosen or not fresh:
+        return candidate, {}
+    outcomes = evaluator.run(candidate, fresh)
+    states, fits = dict(candidate.states), {}
+    for name in sorted(chosen):
+        if found := _matrices(evaluator, name, outcomes, seed):
+            heads = {field: choice_of(fit.head, head_file(stem, name, field)) for field, fit in found.items()}
+            changes = {"calibration": None, "heads": heads}
+            readout = candidate.states[name].readout.model_copy(update=changes)
+            states[name] = candidate.states[name].model_copy(update={"readout": readout})
+            fits[name] = found
+    return Candidate(states), fits
+
+
+def _matrices(evaluator: Evaluator, name: str, outcomes: Sequence[Outcome], seed: int) -> dict[str, Fitted]:
+    found = {}
+    signature, columns = evaluator.signatures[name], evaluator.columns(name)
+    for field, output in signature.output_fields.items():
+        labels = choices(output.annotation) or ()
+        totals, answers = [], []
+        for outcome in outcomes:
+            gold = {**outcome.row.inputs, **outcome.row.labels}.get(columns.get(field, ""))
+            mine = [made for predictor, made in outcome.choices if predictor == name and made.field == field]
+            answer = None if gold is None else write(gold, output.annotation)
+            if mine and answer in labels:
+                totals.append(mine[-1].totals)
+                answers.append(str(answer))
+        if len(set(answers)) > 1:
+            found[field] = fit_matrix(np.array(totals, dtype=np.float64), answers, labels, seed=seed)
+    return found

@@ -1,44 +1,31 @@
 """The search: candidates race each other and the incumbent on the same dev examples; the winner must beat the baseline.
 
-The uncompiled program is trial 0 and the first incumbent. Candidates come in generations that run side by side, so
-that their calls fill the same batches, on growing blocks of dev, in an order of the generation's own (in one order for
-all, an incumbent that was lucky on the first block would turn everything away). After each block go those of which a
-paired test says that they are worse than the incumbent (racing, Maron and Moore 1994), and then the worse half of the
-others (successive halving, Jamieson and Talwalkar 2016). One that reaches the end of dev with a better score becomes
-the incumbent. A dropped candidate's score on all of dev is estimated by the incumbent's plus the mean paired
-difference, which the strategy learns from. In the end the incumbent is compared with the baseline on all of dev by a
-paired test that counts how many candidates it is the best of (`selection.py`), and the baseline is kept if the test is
-not passed.
+The uncompiled program is trial 0 and the first incumbent. Candidates come in generations (`racing.py`), as wide as what
+is left of the budget allows (`pacing.py`). One that reaches the end of dev with a better score becomes the incumbent;
+the strategy learns from every candidate's score, or what it would have been on all of dev. In the end the incumbent is
+compared with the baseline on all of dev by a paired test that counts how many candidates it is the best of
+(`selection.py`), and the baseline is kept if the test is not passed.
 """
 
 from __future__ import annotations
 
-import contextlib
-import itertools
-import math
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
-
-from ..errors import CuecardError, RunError
-from ..metrics.base import Measurement, Metric
-from ..metrics.statistics import PairedResult, losing, paired_test
+from ..errors import RunError
+from ..metrics.statistics import PairedResult, paired_test
 from ..seeds import derive_seed
 from .base import Budget, Candidate, Evaluator, Outcome, Proposal, Row, Strategy, Trial
-from .calibrate import BATCH_ROWS, calibrate
+from .calibrate import BATCH_ROWS
+from .pacing import EVEN, FIRST_RUNG, Pacer
+from .racing import ROUGH_ROWS, Planned, Race, Racer
 from .selection import best_of_many
 from .space import Space
+from .stopping import Asked, StopRules
 
-FIRST_BLOCK = 32  # of a candidate that races alone
-FIRST_RUNG = 16  # of a generation: all of it is seen so far
-DROP_LEVEL = 0.15
 ACCEPT_LEVEL = 0.05
-RACE_RESAMPLES = 500
-ANSWER_TOKENS = 60.0  # about what an answer costs, in prompt tokens
-WEIGHED = 4  # rows whose prompts tell what a candidate's runs cost
 MOST_DUPLICATES = 200
 
 Observer = Callable[[Trial], None]
@@ -69,36 +56,6 @@ class SearchResult:
         return self.best if self.accepted else self.baseline
 
 
-def blocks(total: int, first: int = FIRST_BLOCK) -> list[int]:
-    """The growing numbers of examples after which a candidate is judged: 32, 64, 128, ..., total."""
-    ends = []
-    size = first
-    while size < total:
-        ends.append(size)
-        size *= 2
-    return [*ends, total]
-
-
-@dataclass
-class _Racer:
-    """A candidate on its way through dev."""
-
-    number: int
-    proposal: Proposal
-    candidate: Candidate
-    key: str
-    measurements: tuple[Measurement, ...] = ()
-    unread: int = 0
-    gap: float = 0.0
-    weight: float = 1.0
-
-    def trial(self, metric: Metric, status: str, estimate: float | None, reason: str | None = None) -> Trial:
-        """What is known of it now."""
-        score = metric.aggregate(self.measurements) if self.measurements else None
-        return Trial(self.number, self.proposal.params, self.candidate, status, len(self.measurements), score, estimate,
-                     self.unread, reason, False, self.measurements)  # fmt: skip
-
-
 @dataclass
 class Search:
     """One search over one space. `calibration_rows` are labelled rows that dev does not hold.
@@ -106,7 +63,9 @@ class Search:
     width: how many candidates race side by side; schedule: the generations of an earlier life of this search, which
     are followed before the budget is asked again: each the number of candidates that began it and how many were left
     after each of its blocks; planned: told of a generation before it begins and after each block; later: how many rows
-    the baseline and the winner will each run on after the search, whose seconds are kept back.
+    the baseline and the winner will each run on after the search, whose costs are kept back; rules: when it ends before
+    its budget; asked: whether the user wants it to end, asked before each generation and after each block; first_rung:
+    the rows after which a generation is judged for the first time.
     """
 
     evaluator: Evaluator
@@ -118,31 +77,32 @@ class Search:
     observer: Observer
     width: int = 1
     schedule: Sequence[Sequence[int]] = ()
-    planned: Callable[[int, Sequence[int]], None] = lambda generation, numbers: None
+    planned: Planned = lambda generation, numbers: None
     later: int = 0
+    rules: StopRules = field(default_factory=StopRules)
+    asked: Asked = lambda: None
+    first_rung: int = FIRST_RUNG
 
     def __post_init__(self) -> None:
         self.order = list(self.dev)
         random.Random(derive_seed(self.seed, "dev")).shuffle(self.order)
         self.rows = list(self.calibration_rows)
         random.Random(derive_seed(self.seed, "calibration")).shuffle(self.rows)
-        self._pace: dict[int, float] = {}  # trial -> seconds a row, in the last block that it ran
+        self._challenges = 0
+        self.pacer = Pacer(self.evaluator, self.budget, self.order, self.later, self.first_rung)
 
     def baseline(self, candidate: Candidate) -> Trial:
         """Run the baseline on all of dev. Raises `RunError` when a call fails: nothing could be compared with it."""
-        began = self.evaluator.elapsed()
+        before = self.pacer.spent
         outcomes = self.evaluator.run(candidate, self.order)
-        self._pace[0] = (self.evaluator.elapsed() - began) / max(1, len(self.order))
+        self.pacer.learn({0: EVEN}, max(1, len(self.order)), before)
         failed = [outcome.error for outcome in outcomes if outcome.error]
         if failed:
             raise RunError(
                 f"the uncompiled program failed on {len(failed)} of {len(outcomes)} dev examples",
                 hint=f"The first failure: {failed[0]}",
             )
-        measurements = _measurements(outcomes)
-        score = self.evaluator.metric.aggregate(measurements)
-        unread = sum(outcome.unread is not None for outcome in outcomes)
-        trial = Trial(0, {}, candidate, "complete", len(outcomes), score, score, unread, None, True, measurements)
+        trial = replace(self._ran(0, {}, candidate, outcomes), best=True)
         self.observer(trial)
         return trial
 
@@ -150,20 +110,25 @@ class Search:
         """Propose, race and keep the best until the budget is spent or the strategy has nothing left."""
         metric = self.evaluator.metric
         best = baseline
-        seen = {_key(baseline.candidate, {}): baseline.estimate or 0.0}
+        seen = {key_of(baseline.candidate, {}): baseline.estimate or 0.0}
         complete: list[Trial] = []
-        number, generation, pace = 1, 0, self._first_pace()
+        number, generation, costs = 1, 0, self.first_costs(baseline, strategy)
+        race = Race(
+            self.evaluator, self.order, self.rows, self.seed, self.pacer, self.schedule, self.planned, self.asked
+        )
         while True:
-            width, stopped_by = self._next_width(generation, number, pace, best)
+            width, stopped_by = self.next_width(generation, number, costs, best)
             if not width:
                 break
-            before = self._spent()
-            racers, twins = self._draw(strategy, width, number, seen)
+            before = self.pacer.spent
+            known = generation < len(self.schedule)
+            full = None if known else self.pacer.filler(costs, baseline.candidate, best.number)
+            racers, twins = self.draw(strategy, width, number, seen, full)
             if not racers:
                 stopped_by = "exhausted"
                 break
-            self.planned(generation, [width])
-            for trial, racer in zip(self._race(racers, best, generation), racers, strict=True):
+            self.planned(generation, [len(racers)])
+            for trial, racer in zip(race.run(racers, best, generation), racers, strict=True):
                 if trial.status == "complete":
                     complete.append(trial)
                     if self._better(trial, best):
@@ -175,24 +140,23 @@ class Search:
                 self.observer(trial)
             for twin, key in twins:
                 strategy.observe(twin, seen[key], best=False)
-            calls, seconds = (now - then for now, then in zip(self._spent(), before, strict=True))
-            ratio = max(1.0, calls / self._most_calls(len(racers)))  # more than one where there are calibrations
-            pace = ratio, ratio * seconds / calls
+            costs = self.pacer.costs(len(racers), before)
             number, generation = number + len(racers), generation + 1
         return self._confirm(baseline, best, complete, number, stopped_by)
 
     def challenge(self, result: SearchResult, candidate: Candidate, params: Mapping[str, Any]) -> SearchResult:
         """The result when one more candidate, made without a look at dev, runs on all of dev against the chosen one.
 
-        Its test against the baseline counts as one of two (Bonferroni).
+        Its test against the baseline counts as one of all that were: the search's, and the challenges' (Bonferroni).
         """
         metric, number = self.evaluator.metric, result.trials
         trial = self._ran(number, params, candidate, self.evaluator.run(candidate, self.order))
-        result = replace(result, trials=number + 1, prompt_only=result.chosen)
+        self._challenges += 1
+        result = replace(result, trials=number + 1, prompt_only=result.prompt_only or result.chosen)
         if trial.status == "complete" and self._better(trial, result.chosen):
             seed = derive_seed(self.seed, "challenge") % 2**32
             verdict = paired_test(metric, trial.measurements, result.baseline.measurements, seed=seed)
-            p_value = min(1.0, 2 * verdict.p_value)
+            p_value = min(1.0, (1 + self._challenges) * verdict.p_value)
             accepted = verdict.difference > 0 and p_value < ACCEPT_LEVEL
             if accepted:
                 trial = replace(trial, best=True)
@@ -222,97 +186,44 @@ class Search:
 
     def _ran(self, number: int, params: Mapping[str, Any], candidate: Candidate, outcomes: Sequence[Outcome]) -> Trial:
         """The trial of a candidate that ran on all of dev outside a race."""
-        metric = self.evaluator.metric
-        racer = _Racer(number, Proposal(params, number), candidate, candidate.digest, _measurements(outcomes))
-        racer.unread = sum(outcome.unread is not None for outcome in outcomes)
-        failed = next((outcome.error for outcome in outcomes if outcome.error), None)
-        score = None if failed else metric.aggregate(racer.measurements)
-        return racer.trial(metric, "failed" if failed else "complete", score, failed)
+        racer = Racer(number, Proposal(params, number), candidate, candidate.digest, outcomes=tuple(outcomes))
+        return racer.ended(self.evaluator.metric)
 
-    def _spent(self) -> tuple[float, float]:
-        return self.evaluator.spent, self.evaluator.elapsed()
-
-    def _first_pace(self) -> tuple[float, float]:
-        """`pace` before anything has raced: what calibrations cost is added, and seconds are not known."""
-        calibrated = any("+" in readout for part in self.space.predictors for readout in part.readouts)
-        extra = self.width * min(BATCH_ROWS, len(self.rows)) if calibrated else 0
-        return 1.0 + extra / self._most_calls(self.width), 0.0
-
-    def _next_width(self, generation: int, trials: int, pace: tuple[float, float], best: Trial) -> tuple[int, str]:
-        """How many candidates race next, and, when it is none, what stopped the search.
-
-        pace: metric calls and seconds that the last generation took for each run which nobody's losing would have
-        spared it. The last generations are as narrow as the rest of the budget asks for.
-        """
+    def next_width(self, generation: int, trials: int, costs: Mapping[str, float], best: Trial) -> tuple[int, str]:
+        """How many candidates race next, and, when it is none, what stopped the search."""
         if generation < len(self.schedule):
             return self.schedule[generation][0], ""
-        reached = self.budget.spent_on(self.evaluator, trials)
-        if reached is not None:
-            return 0, reached
-        width = self.width if self.budget.trials is None else min(self.width, self.budget.trials - trials)
-        seconds = self.budget.seconds
-        if seconds is not None:
-            seconds -= self.later * self._later_pace(best, 0.0)
-        left = [
-            math.inf if limit is None else limit - spent
-            for limit, spent in zip((self.budget.metric_calls, seconds), self._spent(), strict=True)
-        ]
-        if left[1] <= 0 or pace[1] * self._most_calls(1) > left[1]:
-            return 0, "seconds"
-        while width > 1 and any(each * self._most_calls(width) > rest for each, rest in zip(pace, left, strict=True)):
-            width -= 1
-        return width, ""
+        stopped_by = self.asked() or self.rules.reached(best, trials)
+        if stopped_by is not None:
+            return 0, stopped_by
+        room = self.rules.room(best, trials)
+        most = self.width if room is None else min(self.width, room)
+        return self.pacer.width(most, trials, costs, best.number)
 
-    def _affordable(self, ranked: Sequence[_Racer], ends: Sequence[int], best: Trial) -> int:
-        """How many of the racers, the best first, can run on to the end of dev in the seconds that are left.
+    def first_costs(self, baseline: Trial, strategy: Strategy) -> dict[str, float]:
+        """What a run costs before anything has raced: what calibrations cost is added, and seconds are not known."""
+        calibrated = any("+" in readout for part in self.space.predictors for readout in part.readouts)
+        rows = ROUGH_ROWS + BATCH_ROWS / 4  # for each, and for the quarter that is left after two blocks
+        extra = self.width * min(rows, len(self.rows)) if calibrated else 0
+        space = getattr(strategy, "space", self.space)
+        starts = space.starts() if space.predictors and self.budget.tokens is not None else []
+        first = [Candidate(space.states(point)) for point in starts]
+        return self.pacer.first_costs(extra / self.pacer.most_calls(self.width), baseline.candidate, first)
 
-        One at least where nothing has beaten the baseline yet: else the seconds that were spent would be for nothing.
-        ends: where the block that was just run ends, and those to come.
-        """
-        if self.budget.seconds is None or not ranked:
-            return len(ranked)
-        paces = [self._pace[racer.number] for racer in ranked]
-        left = self.budget.seconds - self.evaluator.elapsed() - self.later * self._later_pace(best, paces[0])
-        blocks = [after - before for before, after in itertools.pairwise(ends)]
-
-        def seconds(alive: int) -> float:
-            return sum(size * sum(paces[: math.ceil(alive / 2**place)]) for place, size in enumerate(blocks))
-
-        fewest = 1 if best.number == 0 else 0
-        return next((alive for alive in range(len(ranked), fewest, -1) if seconds(alive) <= left), fewest)
-
-    def _weight(self, candidate: Candidate) -> float:
-        """What a run of a candidate costs, next to others: the tokens that no other row shares, and the answer's."""
-        if self.budget.seconds is None:
-            return 1.0
-        with contextlib.suppress(CuecardError):  # a prompt that is too long: its run will say so
-            return ANSWER_TOKENS + self.evaluator.own_tokens(candidate, self.order[:WEIGHED])
-        return ANSWER_TOKENS
-
-    def _later_pace(self, best: Trial, pace: float) -> float:
-        """Seconds a row of what comes after the search: the baseline and the winner, which may be as slow as `pace`."""
-        return self._pace[0] + max(pace, self._pace.get(best.number, 0.0))
-
-    def _most_calls(self, width: int) -> int:
-        """How many program runs a generation makes when nobody is dropped for losing."""
-        calls, start = 0, 0
-        alive = width
-        for end in self._rungs(width):
-            calls, start, alive = calls + alive * (end - start), end, math.ceil(alive / 2)
-        return calls
-
-    def _rungs(self, width: int) -> list[int]:
-        return blocks(len(self.order), FIRST_BLOCK if width == 1 else FIRST_RUNG)
-
-    def _draw(
-        self, strategy: Strategy, width: int, number: int, seen: Mapping[str, float]
-    ) -> tuple[list[_Racer], list[tuple[Proposal, str]]]:
+    def draw(
+        self,
+        strategy: Strategy,
+        width: int,
+        number: int,
+        seen: Mapping[str, float],
+        full: Callable[[Candidate], bool] | None = None,
+    ) -> tuple[list[Racer], list[tuple[Proposal, str]]]:
         """Up to `width` candidates that have not run yet, and the proposals that come to the same as one of them, each
         with its key.
 
-        What has run before, the strategy is told again.
+        What has run before, the strategy is told again. full: whether there is no room for one more after a candidate.
         """
-        racers: list[_Racer] = []
+        racers: list[Racer] = []
         twins: list[tuple[Proposal, str]] = []
         drawn: set[str] = set()
         repeated = 0
@@ -322,7 +233,8 @@ class Search:
                 break
             self.space = getattr(strategy, "space", self.space)  # a strategy may have grown it
             candidate = Candidate(self.space.states(proposal.params))
-            key = _key(candidate, self.space.calibrations(proposal.params))
+            methods = self.space.calibrations(proposal.params)
+            key = key_of(candidate, methods)
             repeated += key in seen or key in drawn
             if key in seen:
                 strategy.observe(proposal, seen[key], best=False)
@@ -330,66 +242,10 @@ class Search:
                 twins.append((proposal, key))
             else:
                 drawn.add(key)
-                racers.append(_Racer(number + len(racers), proposal, candidate, key))
+                racers.append(Racer(number + len(racers), proposal, candidate, key, methods))
+                if full is not None and full(candidate):
+                    break
         return racers, twins
-
-    def _race(self, racers: Sequence[_Racer], incumbent: Trial, generation: int) -> list[Trial]:
-        """Run a generation; one trial per racer, in their order."""
-        metric, total = self.evaluator.metric, len(self.order)
-        for racer in racers:
-            if methods := self.space.calibrations(racer.proposal.params):
-                racer.candidate = calibrate(self.evaluator, racer.candidate, methods, self.rows)
-            racer.weight = self._weight(racer.candidate)
-        order = list(range(total))
-        random.Random(derive_seed(self.seed, "order", generation)).shuffle(order)
-        theirs = [incumbent.measurements[place] for place in order]
-        trials: dict[int, Trial] = {}
-        numbers = [len(racers)]
-
-        def drop(racer: _Racer) -> None:
-            estimate = max(metric.low, (incumbent.score or 0.0) + racer.gap)
-            trials[racer.number] = racer.trial(metric, "dropped", estimate)
-
-        alive, start = list(racers), 0
-        rungs = self._rungs(len(racers))
-        for rung, end in enumerate(rungs):
-            if not alive:
-                break
-            rows = [self.order[place] for place in order[start:end]]
-            began = self.evaluator.elapsed()
-            outcomes = self.evaluator.run_many([racer.candidate for racer in alive], rows)
-            seconds = self.evaluator.elapsed() - began
-            every = len(rows) * sum(racer.weight for racer in alive)
-            self._pace |= {racer.number: seconds * racer.weight / every for racer in alive}
-            going = []
-            for racer, mine in zip(alive, outcomes, strict=True):
-                failed = next((outcome.error for outcome in mine if outcome.error), None)
-                if failed is not None:
-                    trials[racer.number] = racer.trial(metric, "failed", None, failed)
-                    continue
-                racer.measurements += _measurements(mine)
-                racer.unread += sum(outcome.unread is not None for outcome in mine)
-                racer.gap = metric.aggregate(racer.measurements) - metric.aggregate(theirs[:end])
-                if end < total and is_losing(metric, racer.measurements, theirs[:end]):
-                    drop(racer)
-                else:
-                    going.append(racer)
-            alive, start = going, end
-            if end < total:
-                ranked = sorted(going, key=lambda racer: (-racer.gap, racer.number))
-                known = self.schedule[generation][rung + 1 :] if generation < len(self.schedule) else ()
-                half = ranked[: math.ceil(len(going) / 2)]
-                left = known[0] if known else self._affordable(half, rungs[rung:], incumbent)
-                for racer in ranked[left:]:
-                    drop(racer)
-                alive = [racer for racer in going if racer.number not in trials]
-                numbers.append(len(alive))
-                self.planned(generation, numbers)
-        for racer in alive:
-            by_place = dict(zip(order, racer.measurements, strict=True))
-            racer.measurements = tuple(by_place[place] for place in range(total))
-            trials[racer.number] = racer.trial(metric, "complete", metric.aggregate(racer.measurements))
-        return [trials[racer.number] for racer in racers]
 
     def _better(self, trial: Trial, incumbent: Trial) -> bool:
         """Higher on dev; at the same score, the cheaper prompt."""
@@ -413,21 +269,6 @@ class Search:
         return SearchResult(baseline, best, replace(verdict, p_value=p_value), accepted, trials, stopped_by)
 
 
-def _key(candidate: Candidate, calibrations: Mapping[str, str]) -> str:
+def key_of(candidate: Candidate, calibrations: Mapping[str, str]) -> str:
     """What two points share that come to the same program: parameters, and how they are to be calibrated."""
     return candidate.digest + str(sorted(calibrations.items()))
-
-
-def is_losing(metric: Metric, ours: Sequence[Measurement], theirs: Sequence[Measurement]) -> bool:
-    """Whether a candidate does worse than the incumbent on the same examples, by a paired test at `DROP_LEVEL`.
-
-    For a corpus metric (BLEU) the test resamples its statistics: sentence scores rank candidates differently.
-    """
-    if metric.width:
-        return paired_test(metric, theirs, ours, resamples=RACE_RESAMPLES).p_value < DROP_LEVEL
-    scores = [np.array([measurement.score for measurement in side]) for side in (ours, theirs)]
-    return losing(scores[0], scores[1], level=DROP_LEVEL)
-
-
-def _measurements(outcomes: Sequence[Outcome]) -> tuple[Measurement, ...]:
-    return tuple(outcome.measurement for outcome in outcomes if outcome.measurement is not None)

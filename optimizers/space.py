@@ -24,8 +24,9 @@ CALIBRATIONS = ("contextual", "batch", "bias")
 REWARDS = (0.35, 0.2)
 CONTRASTS = (0.3, 0.15)
 WHOLE = ("max_tokens", "top_k")
-NEAREST_STARTS = 2  # so many formats are tried with the nearest demos first,
+NEAREST_STARTS = ((8, ("choice",)), (4, ("choice+batch", "choice")), (2, ("choice",)))  # at most so many near demos
 NEAREST_ALONE = 4  # where so many may be shown: fewer are too few without others
+PREFERRED = ("choice+batch", "choice")
 
 
 class Suggest(Protocol):
@@ -156,6 +157,7 @@ def readouts_for(
     typed = any(types[name] is not str for name in signature.output_fields)
     text_inputs = all(given.annotation is str for given in signature.input_fields.values())
     methods = ("none", *CALIBRATIONS) if calibrations is None else tuple(calibrations)
+    methods = tuple(method for method in methods if method != "matrix")  # tried on what the search has found
     if not text_inputs:
         methods = tuple(method for method in methods if method != "contextual")  # a content-free input is a text
     chosen = tuple("choice" if method == "none" else f"choice+{method}" for method in methods) if has_choices else ()
@@ -201,22 +203,26 @@ class Space:
         """Points to try first: every format once, with many demos and the read-out that reads most; then the formats
         of running text with the demos that are nearest.
 
-        Formats decide more than anything else for small models, so none is left to chance.
+        Formats decide more than anything else for small models, so none is left to chance. Labels with many near demos
+        are best left uncalibrated: the demos' own labels are what tells.
         """
         formats = max(len(part.formats) for part in self.predictors)
-        near = NEAREST_STARTS if any(part.nearest_counts[-1] >= NEAREST_ALONE for part in self.predictors) else 0
+        near = any(part.nearest_counts[-1] >= NEAREST_ALONE for part in self.predictors)
+        starts: list[tuple[int, tuple[str, ...]]] = [(0, PREFERRED)] * formats
+        starts += NEAREST_STARTS[:formats] if near else ()
         points = []
-        for start in range(formats + min(near, formats)):
+        for start, (most, readouts) in enumerate(starts):
             index = start % formats
             point: dict[str, Any] = {}
             for part in self.predictors:
-                close = start >= formats and part.nearest_counts[-1] >= NEAREST_ALONE
+                close = most > 0 and part.nearest_counts[-1] >= NEAREST_ALONE
                 many = part.demo_counts[-1] if part.start_count is None else part.start_count
-                preferred = [r for r in ("choice+batch", "choice", "span", "text") if r in part.readouts]
+                preferred = [r for r in (*(readouts if close else PREFERRED), "span", "text") if r in part.readouts]
+                nearest = [n for n in part.nearest_counts if n <= most] if close else part.nearest_counts[:1]
                 chosen: dict[str, Any] = {
                     "instruction": 0,
                     "demos": part.demo_counts[0] if close else many,
-                    "nearest": part.nearest_counts[-1] if close else part.nearest_counts[0],
+                    "nearest": nearest[-1],
                     "demo_set": index % len(part.demo_sets) if part.demo_sets else None,
                     "format": _format_key(part.formats[index % len(part.formats)]),
                     "readout": preferred[0] if preferred else part.readouts[0],

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import dspy
@@ -20,7 +20,7 @@ from ..errors import CuecardError
 from ..programs.predictor import Predictor
 from ..programs.state import PredictorState
 from ..seeds import derive_seed
-from .base import Budget, Candidate, Evaluator, Outcome, Row
+from .base import Budget, Candidate, Evaluator, Outcome, Row, spending
 
 AHEAD = 64  # most rows that are run ahead of the one asked for
 
@@ -51,7 +51,8 @@ class Tried:
 class Watch:
     """Runs students on the evaluator, keeps what they scored, and says when the budget is spent.
 
-    until: the number of steps after which an earlier life of the run was stopped by the clock; None where it was not.
+    until: the number of steps after which an earlier life of the run was stopped by the clock or the user; None where
+    it was not; asked: told the number of steps, it says why the user wants an end, if he does.
     """
 
     def __init__(
@@ -61,8 +62,10 @@ class Watch:
         baseline: Candidate,
         budget: Budget,
         until: int | None,
+        asked: Callable[[int], str | None] = lambda ticks: None,
     ) -> None:
         self.evaluator, self.baseline, self.budget, self.until = evaluator, baseline, budget, until
+        self.asked = asked
         self.rows = [row for rows in sets for row in rows]
         ends = np.cumsum([len(rows) for rows in sets]).tolist()
         self._end = [end for end, rows in zip(ends, sets, strict=True) for _ in rows]
@@ -84,10 +87,10 @@ class Watch:
         """One step. Raises `Ended` when the budget does not allow for it."""
         if self.until is not None and self.ticks >= self.until:
             raise Ended("seconds")
-        if self.until is None and self.budget.seconds is not None and self.evaluator.elapsed() >= self.budget.seconds:
-            raise Ended("seconds")
-        if self.budget.metric_calls is not None and self.evaluator.spent >= self.budget.metric_calls:
-            raise Ended("metric_calls")
+        limits = self.budget if self.until is None else replace(self.budget, seconds=None)
+        reached = limits.spent_on(self.evaluator, 0) or self.asked(self.ticks)
+        if reached is not None:
+            raise Ended(reached)
         self.ticks += 1
 
     def outcome(self, candidate: Candidate, inputs: Mapping[str, Any], drawn: Candidate) -> Outcome:
@@ -114,11 +117,16 @@ class Watch:
     def _ahead(self, digest: str, place: int) -> list[int]:
         """The row asked for, and those after it when the rows before it were asked for as well, in growing numbers."""
         self._block = min(2 * self._block, AHEAD) if self._last == (digest, place - 1) else 1
-        count = self._block
-        if self.budget.metric_calls is not None:
-            count = max(1, min(count, self.budget.metric_calls - self.evaluator.spent))
+        count = max(1, min(self._block, int(self._runs_left())))
         places = range(place, min(place + count, self._end[place]))
         return [each for each in places if (digest, each) not in self._known]
+
+    def _runs_left(self) -> float:
+        """How many runs the budget has left, at the cost of those so far; the clock is not asked."""
+        spent = spending(self.evaluator)
+        costs = {name: spent[name] / max(1, self.evaluator.spent) for name in self.budget.limits if name != "seconds"}
+        left = [(self.budget.limits[name] - spent[name]) / cost for name, cost in costs.items() if cost]
+        return min([AHEAD, *left])
 
     def _run(self, candidate: Candidate, rows: Sequence[Row]) -> list[Outcome]:
         try:

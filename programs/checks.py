@@ -131,16 +131,25 @@ def _has_labels(name: str, finite: Mapping[str, Sequence[str]], keys: Keys, prob
 def _check_heads(
     readout: ReadOut, finite: Mapping[str, Sequence[str]], keys_of: Callable[..., Keys], problems: KeyProblems
 ) -> None:
-    """Heads belong to the read-out `head`, to outputs with labels, and know just the labels that the output has."""
+    """Heads belong to the read-out `head`, matrices to `choice`; both to outputs with labels, of which they know just
+    those that the output has.
+    """
     all_heads = keys_of("readout", "heads")
     told = any(keys[: len(all_heads)] == all_heads for keys in problems.dropped)
     if readout.kind == "head" and not readout.heads and not told:
         problems.at(keys_of("readout"), "the read-out 'head' has no 'heads'", expected="a head, as a compile writes it")
-    if readout.kind != "head" and readout.heads:
+    if readout.kind not in ("head", "choice") and readout.heads:
         message = f"found 'heads' beside the read-out {readout.kind!r}"
         problems.at(all_heads, message, expected="kind: head")
     for name, head in readout.heads.items():
         keys = keys_of("readout", "heads", name)
+        if readout.kind in ("head", "choice") and head.is_matrix != (readout.kind == "choice"):
+            message = f"the pooling {head.pooling!r} does not go with the read-out {readout.kind!r}"
+            expected = "scores" if readout.kind == "choice" else "last or mean"
+            problems.at((*keys, "pooling"), message, expected=expected)
+        elif head.is_matrix != (head.layer is None):
+            expected = "none, with the pooling 'scores'" if head.is_matrix else "the number of a layer, from 1"
+            problems.at((*keys, "layer"), f"found the layer {head.layer}", expected=expected)
         if not _has_labels(name, finite, keys, problems):
             continue
         for place, label in enumerate(head.labels):

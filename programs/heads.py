@@ -161,7 +161,6 @@ def _inside(folder: Path, name: str) -> Path:
 
 def choice_of(head: Head, name: str) -> HeadChoice:
     """What a predictor's state says of `head`, which goes along in memory; `name`: of its file."""
-    assert head.layer is not None and head.pooling != "scores", "a matrix is no read-out of its own"
     choice = HeadChoice(weights=name, sha256=head.sha256, labels=head.labels, layer=head.layer, pooling=head.pooling)
     choice._head = head
     return choice

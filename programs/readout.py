@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import dspy
+import numpy as np
 
 from ..errors import InputError, ReadError
 from ..models.engine import Decoding, GenerateRequest, ScoreRequest, SpanRequest
@@ -160,6 +161,7 @@ def head_prompt(call: Call, field: str) -> Prompt:
 
 def _headed(call: Call, field: str) -> Any:
     choice = call.state.readout.heads[field]
+    assert choice.layer is not None, "a matrix goes with a choice, which is checked when it is loaded"
     features = call.gatherer.features(FeatureRequest(head_prompt(call, field).ids, (choice.layer,)))
     return choice_value(call.type_of(field), loaded(choice).predict(getattr(features, choice.pooling)[0]))
 
@@ -245,10 +247,15 @@ def _choose(call: Call, field: str, before: Values) -> Any:
     labels, continuations = _label_ids(call, field)
     prompt = call.prompt(call.format.lead(call.signature, field, before), max(map(len, continuations)))
     totals = call.gatherer.score(ScoreRequest(prompt.ids, continuations)).totals
-    calibration = call.state.readout.calibration
-    offsets = calibration.offsets.get(field, {}) if calibration is not None else {}
-    adjusted = [total - offsets.get(label, 0.0) for label, total in zip(labels, totals, strict=True)]
-    chosen = labels[adjusted.index(max(adjusted))]
+    matrix = call.state.readout.heads.get(field)
+    if matrix is None:
+        calibration = call.state.readout.calibration
+        offsets = calibration.offsets.get(field, {}) if calibration is not None else {}
+        adjusted = [total - offsets.get(label, 0.0) for label, total in zip(labels, totals, strict=True)]
+        chosen = labels[adjusted.index(max(adjusted))]
+    else:
+        by_label = dict(zip(labels, totals, strict=True))
+        chosen = loaded(matrix).predict(np.array([by_label[label] for label in matrix.labels]))
     seen = _choices.get()
     if seen is not None:
         seen.append(Choice(call.predictor, field, labels, totals, chosen, len(prompt.ids)))

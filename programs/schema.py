@@ -133,19 +133,61 @@ class DataSpec(Strict):
 class BudgetSpec(Strict):
     """Where a compile stops, at whichever limit comes first."""
 
-    metric_calls: Positive | None = None
+    metric_calls: Positive | None = Field(None, description="Runs of the program on an example.")
+    model_calls: Positive | None = Field(None, description="What the model is asked, the same thing once.")
+    tokens: Positive | None = Field(None, description="Prompt tokens, shared or not, and generated tokens.")
     seconds: PositiveNumber | None = None
+
+
+class StopSpec(Strict):
+    """When a compile stops before its budget is spent."""
+
+    score: Number | None = Field(None, description="The best program so far has this score on dev.")
+    trials_without_gain: Positive | None = Field(None, description="So many trials in a row found nothing better.")
+
+
+PROPOSALS = 4
+
+
+class InstructionSpec(Strict):
+    """Which instructions are tried for each predictor, at most so many. Short form: `most` alone.
+
+    texts: other wordings of the user's, for a program of one predictor, or by predictor; principles: names of the
+    catalogue, `auto` for all that fit; proposals: how many a language model is asked for, `proposer`, or the target
+    (default: none, and four where there is a proposer).
+    """
+
+    most: Count = 8
+    texts: tuple[str, ...] | dict[str, tuple[str, ...]] = ()
+    principles: Literal["auto"] | tuple[str, ...] = "auto"
+    proposals: Count | None = None
+    proposer: Annotated[ModelSpec, BeforeValidator(_model_form, json_schema_input_type=str | ModelSpec)] | None = None
+
+    @property
+    def asked(self) -> int:
+        """How many instructions a language model is asked for."""
+        return self.proposals if self.proposals is not None else PROPOSALS if self.proposer is not None else 0
+
+    def texts_of(self, predictor: str) -> tuple[str, ...]:
+        """The other wordings for a predictor."""
+        return tuple(self.texts.get(predictor, ())) if isinstance(self.texts, dict) else self.texts
+
+    @model_serializer(mode="wrap")
+    def _short(self, handler: SerializerFunctionWrapHandler) -> Any:
+        return self.most if self.model_fields_set <= {"most"} else handler(self)
 
 
 class SearchSpec(Strict):
     """What is searched. `auto` leaves the choice to the optimizer; a decoding setting without a range stays fixed."""
 
     demos: Span[Count] = (0, 8)
-    nearest: Span[Count] = (0, 4)
-    instructions: Count = 8
+    nearest: Span[Count] = (0, 16)
+    instructions: Annotated[
+        InstructionSpec, BeforeValidator(short_form("most"), json_schema_input_type=int | InstructionSpec)
+    ] = Field(default_factory=InstructionSpec)
     formats: Literal["auto"] | tuple[str, ...] = "auto"
     readouts: Literal["auto"] | tuple[ReadOutKind, ...] = "auto"
-    calibrations: Literal["auto"] | tuple[Literal["none", "contextual", "batch", "bias"], ...] = "auto"
+    calibrations: Literal["auto"] | tuple[Literal["none", "contextual", "batch", "bias", "matrix"], ...] = "auto"
     max_tokens: Span[Positive] | None = None
     temperature: Span[NotNegative] | None = None
     top_p: Span[PositiveShare] | None = None
@@ -169,6 +211,7 @@ class OptimizeSpec(Strict):
 
     optimizer: str = "joint"
     budget: BudgetSpec = Field(default_factory=BudgetSpec)
+    stop: StopSpec = Field(default_factory=StopSpec)
     seed: Whole = 0
     search: SearchSpec = Field(default_factory=SearchSpec)
     options: dict[str, Any] = Field(default_factory=dict)
@@ -254,6 +297,7 @@ class Spec(Learned):
 
     _source: Source | None = PrivateAttr(None)
     _warnings: tuple[str, ...] = PrivateAttr(())
+    _allow_outside: bool = PrivateAttr(False)
 
     @property
     def path(self) -> str | None:
@@ -264,6 +308,11 @@ class Spec(Learned):
     def folder(self) -> Path:
         """The folder that paths in the spec start from."""
         return Path(self.path).parent if self.path else Path()
+
+    @property
+    def allow_outside(self) -> bool:
+        """Whether its paths may leave its folder."""
+        return self._allow_outside
 
     @property
     def warnings(self) -> tuple[str, ...]:

@@ -92,7 +92,7 @@ def read_spec(
         problems.note(error)
     spec = validated(Spec, source, problems)
     if spec is not None:
-        spec._source = source
+        spec._source, spec._allow_outside = source, allow_outside
         _check(spec, problems, allow_outside=allow_outside, check_files=check_files)
     problems.stop()
     assert spec is not None  # what could not be made was told

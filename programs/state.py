@@ -70,15 +70,21 @@ class HeadChoice(Strict):
     """A linear head for one output field: the file beside the program that holds it, and what must stand in it.
 
     weights: the file's name; sha256: of its bytes; layer: whose hidden states it reads, 1 for the first decoder layer;
-    pooling: of the prompt's tokens. What was read from the file goes along in memory, see `heads.py`.
+    pooling: of the prompt's tokens. With the pooling `scores` it reads no layer but the labels' log-likelihoods: the
+    calibration `matrix` of a `choice`. What was read from the file goes along in memory, see `heads.py`.
     """
 
     weights: str
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
     labels: tuple[str, ...]
-    layer: int = Field(ge=1)
-    pooling: Literal["last", "mean"]
+    layer: int | None = Field(None, ge=1)
+    pooling: Literal["last", "mean", "scores"]
     _head: Any = PrivateAttr(None)
+
+    @property
+    def is_matrix(self) -> bool:
+        """Whether it reads the labels' log-likelihoods, and no hidden states."""
+        return self.pooling == "scores"
 
 
 class ReadOut(Strict):
@@ -88,7 +94,8 @@ class ReadOut(Strict):
     `choice`: fields with choices take the most likely one, all other fields are generated; `span`: text fields are
     copied word for word from the inputs named in `sources` (none: from any text input), the most likely span as `span`
     tells, all other fields are generated; `head`: the fields in `heads` are read off the model's hidden state, which is
-    no prompt and goes with one model only, all other fields are generated. In YAML also short: `readout: choice`.
+    no prompt and goes with one model only, all other fields are generated. A `choice` may have `heads` too, matrices
+    that read the labels' log-likelihoods. In YAML also short: `readout: choice`.
     """
 
     kind: ReadOutKind = "text"

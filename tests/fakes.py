@@ -284,7 +284,8 @@ class FakeEvaluator:
 
     features: what a head would read, (candidate, predictor, field, rows) -> features; none by default. own: a
     candidate's tokens that no row shares.
-    pace: seconds of a fake clock that each program run takes; `runs` keeps what was run: (candidate, row ids).
+    pace: seconds of a fake clock that each program run takes; `runs` keeps what was run: (candidate, row ids). A run is
+    one model call, of as many prompt tokens as `prompt_tokens` says and `generated` more.
     """
 
     def __init__(
@@ -299,8 +300,9 @@ class FakeEvaluator:
         metric: Metric | None = None,
         own: Callable[[Candidate], float] = lambda candidate: 0.0,
         pace: float = 1.0,
+        generated: int = 0,
     ) -> None:
-        self.own = own
+        self.own, self.generated, self.ledger = own, generated, Ledger()
         self.signatures, self.metric = dict(signatures), metric or Plain()
         self._score, self._outcome, self._choices, self._columns, self._pace = score, outcome, choices, columns, pace
         self._features = features
@@ -319,6 +321,9 @@ class FakeEvaluator:
         self.runs.append((candidate, [row.id for row in rows]))
         self.spent += len(rows)
         self.seconds += self._pace * len(rows)
+        self.ledger.calls += len(rows)
+        self.ledger.prompt_tokens += int(self.prompt_tokens(candidate, rows)) * len(rows)
+        self.ledger.generated_tokens += self.generated * len(rows)
         if self._outcome is not None:
             return [self._outcome(candidate, row) for row in rows]
         return [self._scored(row, self._score(candidate, row)) for row in rows]

@@ -11,6 +11,7 @@ from .progress import budget_text
 from .screen import columns, counted, say, score_text, warn
 
 if TYPE_CHECKING:
+    from ...metrics import Metric
     from ...programs.graph import Graph
     from ...programs.schema import Spec
 
@@ -67,7 +68,7 @@ def _lines(spec: Spec, problems: list[InputError], allow_code: bool) -> Iterator
         yield from _predictors(spec)
     metric = _noting(problems, lambda: spec_metric(spec, allow_code=allow_code))
     yield "metric", metric.name if metric is not None else "none (a compile needs one)"
-    _noting(problems, lambda: _check_optimizer(spec))
+    _noting(problems, lambda: _check_optimizer(spec, metric))
     yield "optimize", f"{spec.optimize.optimizer}, {budget_text(spec_budget(spec))}, seed {spec.optimize.seed}"
     yield "tests", counted(len(spec.tests), "test")
     if spec.compiled is not None:
@@ -108,9 +109,13 @@ def _data(spec: Spec, program: Graph) -> str:
     return ", ".join(f"{len(rows)} {name}" for name, rows in found.items())
 
 
-def _check_optimizer(spec: Spec) -> None:
-    from ..options import check_options
+def _check_optimizer(spec: Spec, metric: Metric | None) -> None:
+    from ...optimizers.stopping import StopRules
+    from ..options import check_options, check_stop
 
+    if metric is not None:
+        rules, line = StopRules(**spec.optimize.stop.model_dump()), spec.line("optimize", "stop")
+        check_stop(rules, metric, spec.optimize.optimizer, path=spec.path, line=line)
     try:
         check_options(spec.name, spec.optimize.optimizer, spec.optimize.search, spec.optimize.options)
     except InputError as error:

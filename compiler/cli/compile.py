@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ...errors import InputError
-from .common import AllowCode, AllowOutside, DeviceName, DtypeName, ModelName, SpecFile, check_folder_of
+from .common import AllowCode, AllowOutside, AsJson, DeviceName, DtypeName, ModelName, SpecFile, check_folder_of
 from .progress import reporting
 from .screen import say, short_path
 
@@ -53,6 +53,14 @@ MetricCalls = Annotated[
     int | None,
     typer.Option("--metric-calls", min=1, metavar="N", help="Stop after so many runs of the program on an example."),
 ]
+ModelCalls = Annotated[
+    int | None,
+    typer.Option("--model-calls", min=1, metavar="N", help="Stop after so many calls of the model, test included."),
+]
+Tokens = Annotated[
+    int | None,
+    typer.Option("--tokens", min=1, metavar="N", help="Stop after so many prompt and generated tokens, test included."),
+]
 Seconds = Annotated[
     float | None, typer.Option("--seconds", metavar="S", help="Stop after so many seconds. What comes first counts.")
 ]
@@ -62,6 +70,9 @@ Runs = Annotated[
     Path | None, typer.Option("--runs", metavar="DIR", help="The folder of run folders. Default: .cuecard/runs here.")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Plain lines instead of a progress bar.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Only print what would be searched, and what it would cost. Writes nothing.")
+]
 
 
 def compile_program(
@@ -71,6 +82,8 @@ def compile_program(
     device: DeviceName = None,
     dtype: DtypeName = None,
     metric_calls: MetricCalls = None,
+    model_calls: ModelCalls = None,
+    tokens: Tokens = None,
     seconds: Seconds = None,
     seed: Seed = None,
     fresh: Fresh = False,
@@ -78,17 +91,40 @@ def compile_program(
     allow_outside: AllowOutside = False,
     allow_code: AllowCode = False,
     quiet: Quiet = False,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
 ) -> int:
     """Search for the prompts, demos and settings with which the model does a spec's task best.
 
-    Writes NAME.compiled.yaml, which holds them with the evidence for them. An interrupted compile goes on where it
-    stopped when the same command is run again. Where no candidate beats the program as written, that one is kept.
+    Writes NAME.compiled.yaml, which holds them with the evidence for them. Where no candidate beats the program as
+    written, that one is kept.
+
+    Ctrl-C ends the search with the best program so far, and so does a file named `stop` in the run's folder. Ctrl-C
+    again leaves at once: the same command then goes on where it stopped.
     """
     check_folder_of(output, "--output")
-    budget = _budget(spec, metric_calls, seconds, allow_outside)
-    from ..from_spec import compile_spec, compiled_path
+    if as_json and not dry_run:
+        raise InputError("--json goes with --dry-run", hint="A compile writes its results into the run's folder.")
+    limits = {"metric_calls": metric_calls, "model_calls": model_calls, "tokens": tokens, "seconds": seconds}
+    budget = _budget(spec, limits, allow_outside)
+    from ..from_spec import compile_spec, compiled_path, spec_task
     from .summary import summary
 
+    if dry_run:
+        from .dry_run import show_plan
+
+        _, task = spec_task(
+            spec,
+            target=model,
+            device=device,
+            dtype=dtype,
+            budget=budget,
+            seed=seed,
+            allow_outside=allow_outside,
+            allow_code=allow_code,
+        )
+        show_plan(task, as_json=as_json)
+        return 0
     with reporting(quiet=quiet) as reporter:
         compiled = compile_spec(
             spec,
@@ -111,14 +147,15 @@ def compile_program(
     return 0
 
 
-def _budget(path: Path, metric_calls: int | None, seconds: float | None, allow_outside: bool) -> Budget | None:
+def _budget(path: Path, limits: dict[str, Any], allow_outside: bool) -> Budget | None:
     """The spec's budget with the limits that the command line sets; None when it sets none."""
-    if metric_calls is None and seconds is None:
-        return None
+    seconds = limits["seconds"]
     if seconds is not None and not 0 < seconds < float("inf"):
         raise InputError(f"found {seconds:g}", field="--seconds", expected="a number above 0")
+    if all(limit is None for limit in limits.values()):
+        return None
     from ...optimizers.base import Budget
     from ...programs.spec import load_spec
 
     ours = load_spec(path, allow_outside=allow_outside).optimize.budget
-    return Budget(metric_calls or ours.metric_calls, seconds or ours.seconds)
+    return Budget(**{name: limit or getattr(ours, name) for name, limit in limits.items()})

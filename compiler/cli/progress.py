@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from ...optimizers.base import Trial
-    from ..pipeline import Reporter, Task
     from ..run_folder import RunFolder
+    from ..task import Reporter, Task
 
 PHASES = {
     "baseline": "running the program as written on dev",
@@ -66,6 +66,12 @@ class Lines:
         what = "baseline" if trial.number == 0 else f"trial {trial.number} is the best so far"
         self._say(f"  {what}: {self._metric} {trial.score:.3f} on dev{unread} ({share:.0%} of the budget spent)")
 
+    def stopping(self, reason: str) -> None:
+        """See `Reporter.stopping`."""
+        from ..stopping import WISHES
+
+        self._say(f"stopping after this block: {WISHES[reason]}")
+
 
 class Bar(Lines):
     """`Lines`, with a bar under them that says how far the run is and how long it still takes."""
@@ -76,6 +82,8 @@ class Bar(Lines):
         self._bar = progress.add_task("opening", total=1.0, best="", ends=None)
         self._calls: int | None = None
         self._seconds: float | None = None
+        self._asked = False
+        self._told = 0.0
         self._tests = 0
         self._before_test: int | None = None
         self._done = 0
@@ -84,11 +92,12 @@ class Bar(Lines):
         """See `Reporter.begin`."""
         super().begin(task, folder, recorded)
         self._calls, self._seconds = task.budget.metric_calls, task.budget.seconds
+        self._asked = task.budget.model_calls is not None or task.budget.tokens is not None
         self._tests = 2 * len(task.test)  # baseline and winner
 
     def phase(self, name: str, share: float) -> None:
         """See `Reporter.phase`."""
-        self._before_test = self._done if name == "test" else None
+        self._before_test, self._told = self._done if name == "test" else None, share
         self._progress.update(self._bar, description=name, completed=0.0 if name == "test" else share)
 
     def runs(self, done: int, seconds: float) -> None:
@@ -101,6 +110,7 @@ class Bar(Lines):
     def trial(self, trial: Trial, share: float, seconds: float) -> None:
         """See `Reporter.trial`."""
         super().trial(trial, share, seconds)
+        self._told = share
         if trial.best and trial.score is not None:
             best = f"best {self._metric} {trial.score:.3f}"
             self._progress.update(self._bar, best=best)
@@ -116,6 +126,9 @@ class Bar(Lines):
         if self._seconds:
             shares.append(seconds / self._seconds)
             lefts.append(self._seconds - seconds)
+        if self._asked and self._told:  # known only after a trial: what the model is asked is not told in between
+            shares.append(self._told)
+            lefts.append(seconds / self._told * (1.0 - self._told))
         return min(1.0, max(shares, default=0.0)), min(lefts, default=None)
 
 
@@ -156,6 +169,8 @@ def working(what: str) -> Iterator[Callable[[str], None]]:
 def budget_text(budget: Any) -> str:
     """A budget in words: `2,400 metric calls or 600 seconds`."""
     parts = [counted(budget.metric_calls, "metric call")] if budget.metric_calls else []
+    parts += [counted(budget.model_calls, "model call")] if budget.model_calls else []
+    parts += [counted(budget.tokens, "token")] if budget.tokens else []
     parts += [f"{budget.seconds:g} seconds"] if budget.seconds else []
     return " or ".join(parts) or "none"
 

@@ -11,7 +11,7 @@ from ...errors import InputError, nearest
 from .common import WITH_INPUTS, AllowOutside, ModelName, ProgramWord, own_options
 from .progress import working
 from .screen import columns, console, counted, note, say, score_text
-from .summary import decoding_text, has_heads, readout_text
+from .summary import decoding_text, has_heads, heads_text, readout_text
 
 if TYPE_CHECKING:
     from ...programs.predictor import Predictor
@@ -82,7 +82,8 @@ def show(
     engine = _engine(spec, model)
     say(f"{spec.name} on {engine.name}, inputs from {where if values else 'nowhere, so they stand as {NAME}'}")
     if has_heads(part.state for part in predictors.values()):
-        say(f"It reads linear heads, which are no prompts and go with one model alone{_alone(spec)}.")
+        what = heads_text(part.state for part in predictors.values())
+        say(f"It reads {what}, which is no prompt and goes with one model alone{_alone(spec)}.")
     for name in [predictor] if predictor is not None else predictors:
         say()
         _show(name, predictors[name], asked[name], engine, tokens=tokens)
@@ -165,8 +166,9 @@ def _show(name: str, predictor: Predictor, inputs: Mapping[str, Any], engine: To
     for field, offsets in (calibration.offsets if calibration else {}).items():
         lines.append((field, ", ".join(f"{label} {offset:+.2f}" for label, offset in offsets.items()) + " nats"))
     for field, head in state.readout.heads.items():
-        pooled = "the last token" if head.pooling == "last" else "the mean of the prompt's tokens"
-        lines.append((field, f"{', '.join(head.labels)}, from layer {head.layer}, {pooled}, by {head.weights}"))
+        pooled = {"last": "the last token", "mean": "the mean of the prompt's tokens"}.get(head.pooling, "")
+        read = "their log-likelihoods" if head.is_matrix else f"layer {head.layer}, {pooled}"
+        lines.append((field, f"{', '.join(head.labels)}, from {read}, by {head.weights}"))
     settings = decoding_text(state)
     settings = settings or f"max_tokens {state.decoding.max_tokens}"
     lines.append(("decoding", settings if state.decoding.temperature else f"{settings}, greedy"))

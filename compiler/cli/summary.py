@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from ...metrics.statistics import PairedResult
     from ...optimizers.base import Trial
     from ...programs.state import PredictorState
-    from ..pipeline import Compilation
+    from ..task import Compilation
 
 READOUTS = {
     "text": "free text",
@@ -19,6 +19,14 @@ READOUTS = {
     "choice": "choice by likelihood",
     "span": "copied from the input",
     "head": "a linear head on the hidden state (not a prompt)",
+}
+
+ENDED = {
+    "exhausted": "there was nothing left to try",
+    "score": "the score that was asked for is reached on dev",
+    "no_gain": "nothing better was found for as many trials as may be",
+    "file": "there is a file 'stop' in the run's folder",
+    "interrupt": "it was interrupted",
 }
 
 
@@ -67,15 +75,22 @@ def _verdict(compilation: Compilation) -> Iterator[str]:
         yield f"The baseline is kept: the best of {candidates} leads on dev by {_difference(verdict)}"
         yield f"in a paired permutation test ({_counts(verdict)}), which may be chance."
     if result.prompt_only is not None and has_heads(result.chosen.candidate.states.values()):
-        yield "It reads a linear head, which is no prompt and goes with this model alone;"
+        what = heads_text(result.chosen.candidate.states.values())
+        yield f"It reads {what}, which is no prompt and goes with this model alone;"
         yield f"the best program of prompts alone has {_alone(compilation, result.prompt_only)} on dev."
-    if result.stopped_by == "exhausted":
-        yield "The search ended before its budget: there was nothing left to try."
+    if result.stopped_by in ENDED:
+        yield f"The search ended before its budget: {ENDED[result.stopped_by]}."
 
 
 def has_heads(states: Iterable[PredictorState]) -> bool:
     """Whether a predictor reads a label off the hidden state: the program is then no prompt, and of one model."""
     return any(state.readout.heads for state in states)
+
+
+def heads_text(states: Iterable[PredictorState]) -> str:
+    """What a program with heads reads."""
+    heads = [head for state in states for head in state.readout.heads.values()]
+    return "a matrix over the labels" if all(head.is_matrix for head in heads) else "a linear head"
 
 
 def _alone(compilation: Compilation, trial: Trial) -> str:
@@ -118,7 +133,9 @@ def chosen_text(state: PredictorState) -> str:
 def readout_text(state: PredictorState) -> str:
     """A predictor's read-out in words."""
     calibration = state.readout.calibration
-    return READOUTS[state.readout.kind] + (f" with {calibration.method} calibration" if calibration else "")
+    matrix = any(head.is_matrix for head in state.readout.heads.values())
+    told = " with a matrix fitted on train (not a prompt)" if matrix else ""
+    return READOUTS[state.readout.kind] + (f" with {calibration.method} calibration" if calibration else told)
 
 
 def decoding_text(state: PredictorState) -> str:

@@ -150,7 +150,8 @@ def test(
         identity, results = _rescored(suites, rescore, update_baseline)
     else:
         with _targets(suites, model, device, dtype, record, replay) as targets:
-            identity = ", ".join(dict.fromkeys(target.engine.identity for target in targets))
+            named = (f"{target.description.name} ({target.engine.identity})" for target in targets)
+            identity = ", ".join(dict.fromkeys(named))
             results = _run(suites, targets, recorder, update_baseline, timed=replay is None)
     title = suites[0].spec.name if len(suites) == 1 else short_path(path)
     every = tuple(result for part in results for result in part)

@@ -17,6 +17,7 @@ COMPARED = ("equals", "levenshtein", "rouge-n", "rouge-l", "bleu", "chrf", "simi
 """The assertions whose `expected` is what the output should have been like, so that a diff with it says something."""
 
 LONG = 72
+SLACK = 40  # characters that are not worth a cut
 SENTENCE = re.compile(r"(?<=[.!?;])\s+")
 ENDINGS = (".tests.yaml", ".tests.yml", ".yaml", ".yml")
 
@@ -93,8 +94,8 @@ def counts_text(passed: int, failed: int, errors: int, skipped: int) -> str:
 
 
 def clipped(text: str, most: int) -> str:
-    """Text of at most `most` characters, which says so where it was cut."""
-    if len(text) <= most:
+    """Text of about `most` characters, which says so where it was cut."""
+    if len(text) <= most + SLACK:
         return text
     return f"{text[:most].rstrip()} … ({len(text) - most:,} more characters)"
 

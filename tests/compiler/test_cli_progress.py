@@ -15,7 +15,7 @@ from rich.progress import Progress
 from cuecard.compiler.cli import progress
 from cuecard.compiler.cli.progress import Bar, Lines, counting, reporting, working
 from cuecard.compiler.cli.screen import bytes_text, clock_text, columns, counted, one_line, short_path
-from cuecard.compiler.pipeline import Reporter
+from cuecard.compiler.task import Reporter
 from cuecard.models.engine import Description
 from cuecard.optimizers.base import Budget, Candidate, Trial
 

@@ -11,7 +11,7 @@ from fakes import WordLearner, fake_target, tickets
 
 from cuecard.compiler.cli.summary import chosen_text, decoding_text, readout_text, summary
 from cuecard.compiler.from_spec import compile_spec
-from cuecard.compiler.pipeline import Compilation
+from cuecard.compiler.task import Compilation
 from cuecard.metrics import PairedResult
 from cuecard.models.engine import Decoding
 from cuecard.programs.state import Calibration, NearestDemos, PredictorState, ReadOut

@@ -87,7 +87,7 @@ def test_a_folder_of_files(asked: FakeEngine, capsys: pytest.CaptureFixture[str]
         "3 passed, 1 failed",
     ]
     data = json.loads(run(capsys, ".", "--json", "-k", "refund").out)
-    assert (data["name"], data["target"], data["passed"]) == (".", "fake", 2)
+    assert (data["name"], data["target"], data["passed"]) == (".", "fake (fake)", 2)
     assert [test["path"] for test in data["tests"]] == ["more.tests.yaml", "triage.tests.yaml"]
 
 

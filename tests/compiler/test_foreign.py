@@ -16,8 +16,9 @@ import cuecard
 from cuecard.compiler.evaluator import candidate_of
 from cuecard.compiler.examples import Example
 from cuecard.compiler.options import check_options, optimize_options
-from cuecard.compiler.pipeline import Task, run_task
+from cuecard.compiler.pipeline import run_task
 from cuecard.compiler.run_folder import open_run
+from cuecard.compiler.task import Task
 from cuecard.errors import InputError, RunError
 from cuecard.metrics import Measurement
 from cuecard.models.lm import language_model

@@ -373,7 +373,7 @@ def test_a_program_is_shown_with_its_head(folder: Path, tiny_model: Path, capsys
     said = run_cuecard(capsys, "show", folder / "triage.compiled.yaml", "--model", tiny_model, "--ticket", "refund")
     assert said.code == 0, said.err
     lines = said.out.splitlines()
-    assert lines[1].startswith("It reads linear heads, which are no prompts") and "has 0.000 [" in lines[1]
+    assert lines[1].startswith("It reads a linear head, which is no prompt") and "has 0.000 [" in lines[1]
     assert "  read-out  a linear head on the hidden state (not a prompt)" in lines
     shown = next(line for line in lines if line.startswith("  queue "))
     assert "billing, technical, account, from layer" in shown and shown.endswith(FILE)

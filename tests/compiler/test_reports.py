@@ -300,7 +300,7 @@ def test_the_command_writes_reports(asked: None, capsys: pytest.CaptureFixture[s
     assert (said, said.code) == (plain, 1)
     data = json.loads(said.out)
     assert [json.loads(line) for line in Path("r.jsonl").read_text().splitlines()] == [
-        {"program": "spec", "target": "fake", **test} for test in data["tests"]
+        {"program": "spec", "target": "fake (fake)", **test} for test in data["tests"]
     ]
     assert ElementTree.parse("r.xml").getroot().get("failures") == "1"
     assert Path("r.md").read_text().startswith("### ✗ spec: 1 passed, 1 failed\n")

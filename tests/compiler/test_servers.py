@@ -12,7 +12,7 @@ import pytest
 import cuecard
 from cuecard.compiler.from_spec import spec_target, with_model
 from cuecard.compiler.journal import Clock, JournaledEngine
-from cuecard.compiler.pipeline import bootstrap_candidate
+from cuecard.compiler.task_space import bootstrap_candidate
 from cuecard.errors import InputError, RunError
 from cuecard.models.local import LocalEngine
 from cuecard.models.server import DIALECTS

@@ -20,9 +20,11 @@ from cuecard.metrics.statistics import paired_test
 from cuecard.models.engine import Decoding
 from cuecard.optimizers.base import Budget, Candidate, Outcome, Proposal, Trial
 from cuecard.optimizers.joint import joint, uniform
-from cuecard.optimizers.search import FIRST_BLOCK, MOST_DUPLICATES, Search, SearchResult, blocks
+from cuecard.optimizers.pacing import FIRST_BLOCK, blocks
+from cuecard.optimizers.search import MOST_DUPLICATES, Search, SearchResult
 from cuecard.optimizers.selection import best_of_many
 from cuecard.optimizers.space import PredictorSpace, Space
+from cuecard.optimizers.stopping import StopRules
 from cuecard.programs.readout import Choice
 from cuecard.programs.state import PredictorState
 
@@ -429,6 +431,109 @@ def test_the_share_of_a_budget_that_is_used_up(budget: Budget, share: float) -> 
     assert budget.share(evaluator, 3) == share
 
 
+@pytest.mark.parametrize("limit", ["model_calls", "tokens"])
+def test_the_share_of_what_the_model_did(limit: str) -> None:
+    evaluator = FakeEvaluator({"p": ROUTE}, lambda candidate, row: 0.0, generated=3)
+    evaluator.run(BASELINE, dev(100))
+    budget = Budget(**{limit: {"model_calls": 400, "tokens": 1200}[limit]})
+    assert budget.share(evaluator, 3) == 0.25
+    assert budget.spent_on(evaluator, 3) is None
+    evaluator.run(BASELINE, dev(300))
+    assert budget.spent_on(evaluator, 3) == limit
+
+
+@pytest.mark.parametrize(("limit", "each"), [("model_calls", 1), ("tokens", 5)])
+def test_what_the_model_does_is_not_overrun(limit: str, each: int) -> None:
+    told = Told()
+    points, scores = [point(n) for n in range(1, 40)], graded(base=0.0, **{f"c{n}": n / 64 for n in range(1, 40)})
+    budget = Budget(**{limit: each * (16 + 10 * 16 + 15)})
+    run = Run(scores, points, rows=16, budget=budget, generated=5, **racing(4, planned=told))
+    assert told.generations == [[4], [4], [2]]
+    assert run.evaluator.spent == 16 + 10 * 16, "one more would need 16 runs, and there are 15"
+    assert run.result.stopped_by == limit
+
+
+def test_prompts_that_are_longer_than_the_baselines_make_the_first_generation_narrow() -> None:
+    """Ten tokens a demo: 85 a run with eight of them, and five without."""
+    told = Told()
+    points = [point(n, demos=8, demo_set=0) for n in range(1, 9)]
+    budget, over = Budget(tokens=5 * 16 + 3 * 85 * 16), space(demo_counts=(0, 8))
+    scores = graded(base=0.0, **{f"c{n}": n / 64 for n in range(1, 9)})
+    run = Run(scores, points, rows=16, budget=budget, generated=5, over=over, **racing(4, planned=told))
+    assert told.generations == [[3]]
+    assert run.evaluator.ledger.prompt_tokens + run.evaluator.ledger.generated_tokens == budget.tokens
+
+
+def test_only_so_many_go_on_as_the_tokens_allow() -> None:
+    """A token a run: 64 for the baseline; of what is left, 114, three could race, and one of them end."""
+    points, scores = [point(n) for n in (1, 2, 3, 4)], graded(base=0.2, c1=0.80, c2=0.83, c3=0.86, c4=0.89)
+    told = Told()
+    limits = {"budget": Budget(tokens=64 + 114), "generated": 1}
+    run = Run(scores, points, rows=64, **limits, **racing(4, planned=told))
+    assert told.generations == [[3, 2, 1]]
+    assert run.evaluator.ledger.generated_tokens == 64 + 3 * 16 + 2 * 16 + 32
+    assert run.result.stopped_by == "tokens"
+
+
+def test_tokens_are_kept_back_for_what_comes_later() -> None:
+    points, scores = [point(n) for n in range(1, 40)], graded(base=0.0, **{f"c{n}": n / 64 for n in range(1, 40)})
+    run = Run(scores, points, rows=16, budget=Budget(tokens=2 * 200), generated=2, **racing(4, later=30))
+    assert run.result.stopped_by == "tokens"
+    assert 200 - 60 - 2 * 16 <= run.evaluator.spent <= 200 - 60
+
+
+# ---- rules that end it
+
+
+def test_a_score_that_is_reached_ends_the_search() -> None:
+    points = [point(n) for n in (1, 2, 3)]
+    run = Run(graded(base=0.2, c1=0.5, c2=0.9, c3=1.0), points, **racing(1, rules=StopRules(score=0.85)))
+    assert (run.result.stopped_by, run.result.best.number, run.strategy.proposed) == ("score", 2, 2)
+    run = Run(graded(base=0.2, c1=0.5), points, **racing(1, rules=StopRules(score=0.2)))
+    assert (run.result.stopped_by, run.strategy.proposed) == ("score", 0), "the baseline has it"
+
+
+def test_trials_without_gain_end_the_search_and_are_no_more_than_was_said() -> None:
+    told = Told()
+    points, scores = [point(n) for n in range(1, 30)], graded(base=0.2, c1=0.9)
+    run = Run(scores, points, **racing(4, planned=told, rules=StopRules(trials_without_gain=5)))
+    assert [numbers[0] for numbers in told.generations] == [4, 2], "trial 1 is the best, and five come after it"
+    assert (run.result.stopped_by, len(run.trials)) == ("no_gain", 7)
+
+
+class Asking:
+    """The user's wish for an end, from the time that it is asked for as often as this."""
+
+    def __init__(self, times: int) -> None:
+        self.times, self.asked = times, 0
+
+    def __call__(self) -> str | None:
+        self.asked += 1
+        return "file" if self.asked >= self.times else None
+
+
+@pytest.mark.parametrize(
+    ("times", "generations", "best"),
+    [
+        (1, [], 0),
+        (2, [[2, 1, 1]], 2),  # after the first block: one goes on, since nothing is better than the baseline yet
+        (4, [[2, 1, 1]], 2),
+        (5, [[2, 1, 1], [2, 0]], 2),
+        (6, [[2, 1, 1], [2, 1, 0]], 2),
+    ],
+)
+def test_an_end_that_the_user_wants_comes_after_the_block(times: int, generations: list[list[int]], best: int) -> None:
+    points, scores = [point(n) for n in (1, 2, 3, 4)], graded(base=0.2, c1=0.80, c2=0.83, c3=0.86, c4=0.89)
+    told = Told()
+    run = Run(scores, points, **racing(2, planned=told, asked=Asking(times)))
+    assert (told.generations, run.result.stopped_by, run.result.best.number) == (generations, "file", best)
+    again = Told()
+    wished = {"schedule": told.generations, "planned": again, "asked": Asking(1)}
+    resumed = Run(scores, points, **racing(2, **wished))
+    assert again.generations == told.generations, "what was decided is decided again"
+    assert [trial.examples for trial in resumed.trials] == [trial.examples for trial in run.trials]
+
+
 # ---- duplicates
 
 
@@ -500,7 +605,8 @@ def calibrated() -> Run:
         return Outcome(row, Measurement(float(number_of(candidate) == 1)), {}, choices=(("p", made),))
 
     points = [point(1, "choice+batch"), point(2, "choice+bias")]
-    return Run(graded(base=0), points, over=space(readouts=("choice+batch", "choice+bias")), outcome=outcome)
+    over = space(readouts=("choice+batch", "choice+bias"))
+    return Run(graded(base=0), points, over=over, outcome=outcome, search={"width": 2})
 
 
 def test_a_calibrated_candidate_runs_with_its_offsets_and_is_kept_with_them() -> None:
@@ -509,14 +615,32 @@ def test_a_calibrated_candidate_runs_with_its_offsets_and_is_kept_with_them() ->
     assert found is not None
     assert found.offsets == {"queue": {"billing": 1.0, "technical": -1.0}}
     assert run.evaluator.runs[1][0].states["p"].readout.calibration is None, "what is fitted on has none"
-    assert run.evaluator.runs[2][0].states["p"].readout.calibration == found
+    assert run.evaluator.runs[-1][0].states["p"].readout.calibration == found
 
 
-def test_calibration_never_sees_dev() -> None:
+def test_calibration_never_sees_dev_and_takes_few_rows_before_the_first_block() -> None:
     run = calibrated()
-    for _, ids in (run.evaluator.runs[1], run.evaluator.runs[4]):
-        assert set(ids).isdisjoint(range(64))
-        assert len(ids) in (32, 128)
+    fitted = [ids for candidate, ids in run.evaluator.runs if not set(ids) & set(range(64))]
+    assert [len(ids) for ids in fitted] == [8, 8, 32], "candidate 2 loses the first block"
+    assert fitted[2][:8] == fitted[0]
+
+
+def test_who_ends_the_race_runs_its_first_block_again_with_its_last_calibration() -> None:
+    run = calibrated()
+    winner = run.result.chosen.candidate.digest
+    seen = [row for candidate, ids in run.evaluator.runs if candidate.digest == winner for row in ids]
+    assert set(range(64)) <= set(seen)
+    assert run.result.chosen.examples == 64
+
+
+def test_one_that_races_alone_is_calibrated_once() -> None:
+    def outcome(candidate: Candidate, row: Any) -> Outcome:
+        made = Choice(1, "queue", ("billing", "technical"), (-1.0, -3.0), "billing", 5)
+        return Outcome(row, Measurement(float(number_of(candidate) == 1)), {}, choices=(("p", made),))
+
+    over = space(readouts=("choice+batch",))
+    run = Run(graded(base=0), [point(1, "choice+batch")], over=over, outcome=outcome, rows=16)
+    assert [len(ids) for _, ids in run.evaluator.runs] == [16, 32, 16]
 
 
 # ---- the same search twice
@@ -584,7 +708,7 @@ class Told:
 
 
 def racing(width: int, **more: Any) -> dict[str, Any]:
-    return {"search": {"width": width, **more}}
+    return {"search": {"width": width, "first_rung": 16, **more}}
 
 
 def test_the_worse_half_of_a_generation_goes_after_each_block() -> None:
@@ -636,7 +760,7 @@ def test_widths_are_told_before_a_generation_and_can_be_given() -> None:
     points, told = [point(n) for n in range(1, 8)], Told()
     scores = graded(base=0.5, **{f"c{n}": 0.5 for n in range(1, 8)})
     run = Run(scores, points, rows=16, **racing(3, planned=told))
-    assert told.generations == [[3], [3], [3]]  # one of the last was there to race
+    assert told.generations == [[3], [3], [1]], "as many as there were to race"
     assert len(run.trials) == 8
     again = Told()
     Run(scores, points, rows=16, budget=Budget(seconds=0.0), **racing(9, schedule=[[2], [1]], planned=again))

@@ -202,7 +202,7 @@ BAD = {
     # its keys and values
     ONE + "optimise: {seed: 1}\n": "spec.yaml:2: optimise: unknown key (did you mean 'optimize'?)",
     ONE + "optimize: {budget: {zzz: 1}}\n": (
-        "spec.yaml:2: optimize.budget.zzz: unknown key; expected one of metric_calls, seconds"
+        "spec.yaml:2: optimize.budget.zzz: unknown key; expected one of metric_calls, model_calls, seconds, tokens"
     ),
     ONE + "decoding:\n  temprature: 1\n": "spec.yaml:3: decoding.temprature: unknown key (did you mean 'temperature'?)",
     ONE + "name: 3\n": "spec.yaml:2: name: found 3; expected text\n  Put it in quotes.",

@@ -1,0 +1,177 @@
+"""The search space of a task: its demo pools, and for each predictor the values that are worth trying on its target."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import dspy
+
+from ..errors import InputError
+from ..models.engine import Decoding, Turn
+from ..optimizers.base import Candidate
+from ..optimizers.demos import Demo, pools, sets
+from ..optimizers.grounding import Ground
+from ..optimizers.instructions import instructions_for
+from ..optimizers.proposers import LanguageModel, propose
+from ..optimizers.space import FORMATS, PredictorSpace, Space, demo_counts, readouts_for
+from ..programs.schema import SearchSpec
+from ..programs.spans import copied_from
+from ..programs.state import FormatChoice, ReadOut
+from ..seeds import derive_seed
+from ..signatures import choices, write
+from .evaluator import ProgramEvaluator, candidate_of
+from .journal import JournaledEngine
+from .task import Task
+
+DEMO_SETS = 32
+START_TOKENS = 2000
+NEAREST_POOL = 20  # examples from which on the nearest are worth looking for
+NEAREST_TOKENS = 300
+LONG = 0.95  # the share of a training set's answers that a span's greatest length leaves room for
+
+
+def make_space(
+    task: Task, evaluator: ProgramEvaluator, engine: JournaledEngine, lm: LanguageModel
+) -> tuple[Space, dict[str, int]]:
+    """The space of a task, and why proposed instructions were dropped, each reason with how many.
+
+    Demo pools are gathered, which may run the program on train; `lm` is asked for instructions, where the spec says so.
+    """
+    low, high = task.search.demos
+    found: Mapping[str, list[Demo]] = {name: [] for name in evaluator.signatures}
+    if high and task.train:
+        found = pools(evaluator, bootstrap_candidate(task.program, scores=engine.can_score), task.train)
+    parts = []
+    dropped: Counter[str] = Counter()
+    for name, signature in evaluator.signatures.items():
+        pool = found[name]
+        state = candidate_of(task.program).states[name]
+        readouts = None if task.search.readouts == "auto" else task.search.readouts
+        calibrations: tuple[str, ...] | None = None if task.search.calibrations == "auto" else task.search.calibrations
+        if not task.train:  # nothing to calibrate on but the content-free input
+            calibrations = tuple(m for m in calibrations or ("none", "contextual") if m in ("none", "contextual"))
+        counts = demo_counts(low, high, len(pool))
+        sources = copied_from(signature, pool)
+        parts.append(
+            PredictorSpace(
+                name,
+                signature,
+                _instructions(task, evaluator.signatures, name, pool, lm, dropped),
+                counts,
+                sets(pool, DEMO_SETS, high, seed=task.seed, name=name) if pool else (),
+                search_formats(task.search, engine),
+                readouts_for(signature, readouts, calibrations, copied=bool(sources), scores=engine.can_score),
+                search_decoding(signature, state.decoding, pool, engine),
+                task.search.decoding,
+                start_count(counts, pool, engine),
+                sources,
+                longest_span(signature, pool, engine) if sources else None,
+                tuple(pool),
+                nearest_counts(task.search.nearest, signature, pool, engine),
+            )
+        )
+    return Space(tuple(parts)), dict(sorted(dropped.items()))
+
+
+def _instructions(
+    task: Task,
+    signatures: Mapping[str, type[dspy.Signature]],
+    name: str,
+    pool: Sequence[Demo],
+    lm: LanguageModel,
+    dropped: Counter[str],
+) -> tuple[str, ...]:
+    """The instructions that are tried for a predictor; `dropped` counts the proposals that could not be used."""
+    wanted = task.search.instructions
+    proposed: tuple[str, ...] = ()
+    if wanted.asked:
+        ground = Ground(signatures, name, rows=pool, description=task.description)
+        made = propose(lm, ground, wanted.asked, seed=derive_seed(task.seed, "instructions", name))
+        proposed = made.instructions
+        dropped.update(made.dropped)
+    principles = None if wanted.principles == "auto" else wanted.principles
+    return instructions_for(
+        signatures[name], wanted.most, own=wanted.texts_of(name), proposed=proposed, principles=principles
+    )
+
+
+def longest_span(signature: type[dspy.Signature], pool: Sequence[Demo], engine: JournaledEngine) -> int:
+    """The most tokens of a span: what nearly all of the demos' outputs stay within, and one for a space before."""
+    lengths = sorted(
+        len(engine.tokenizer.encode(str(demo[name])))
+        for demo in pool
+        for name in signature.output_fields
+        if name in demo
+    )
+    return 1 + lengths[int(LONG * (len(lengths) - 1))]
+
+
+def nearest_counts(
+    span: tuple[int, int], signature: type[dspy.Signature], pool: Sequence[Demo], engine: JournaledEngine
+) -> tuple[int, ...]:
+    """How many demos nearest to the input may be shown: a call of its own pays for each, so long ones are few."""
+    low, high = span
+    if len(pool) < NEAREST_POOL or not any(field.annotation is str for field in signature.input_fields.values()):
+        return (0,)
+    counts = demo_counts(low, high, len(pool))
+    mean = mean_tokens(pool, engine)
+    return tuple(count for count in counts if count == low or count * mean <= NEAREST_TOKENS)
+
+
+def mean_tokens(pool: Sequence[Demo], engine: JournaledEngine) -> float:
+    """How long a demo is, without a format's scaffolding."""
+    return sum(len(engine.tokenizer.encode(" ".join(map(str, demo.values())))) for demo in pool) / len(pool)
+
+
+def start_count(counts: Sequence[int], pool: Sequence[Demo], engine: JournaledEngine) -> int:
+    """How many demos the first points show: as many as make about `START_TOKENS` tokens, since long ones cost time."""
+    if not pool:
+        return counts[-1]
+    mean = mean_tokens(pool, engine)
+    return max((count for count in counts if count * mean <= START_TOKENS), default=counts[0])
+
+
+def search_formats(search: SearchSpec, engine: JournaledEngine) -> tuple[FormatChoice, ...]:
+    """The formats that are searched. A model without a chat template has only those without one."""
+    if search.formats != "auto":
+        return search.formats
+    try:
+        engine.tokenizer.chat([Turn("user", "")])
+    except InputError:
+        return ("completion",)
+    return FORMATS
+
+
+def bootstrap_candidate(program: dspy.Module, *, scores: bool = True) -> Candidate:
+    """The parameters under which train is run to gather demos: the ones whose answers a small model gets right in
+    form. `scores`: whether the target can score a given text.
+    """
+    states = {}
+    for name, state in candidate_of(program).states.items():
+        predictor = dict(program.named_predictors())[name]
+        labels = any(choices(output.annotation) for output in predictor.signature.output_fields.values())
+        readout = ReadOut(kind="choice" if labels and scores else "text")
+        states[name] = state.model_copy(update={"format": "completion", "readout": readout})
+    return Candidate(states)
+
+
+def search_decoding(
+    signature: type[dspy.Signature], decoding: Decoding, pool: Sequence[Demo], engine: JournaledEngine
+) -> Decoding:
+    """The decoding settings of the search: `max_tokens` from the demos' own outputs, unless the user has set it.
+
+    Half as much again as the longest, and room for a format's scaffolding.
+    """
+    if "max_tokens" in decoding.model_fields_set or not pool:
+        return decoding
+    outputs = signature.output_fields
+
+    def length(demo: Demo) -> int:
+        texts = [write(demo[name], field.annotation) for name, field in outputs.items() if name in demo]
+        return sum(len(engine.tokenizer.encode(text)) for text in texts)
+
+    longest = max(length(demo) for demo in pool)
+    room = math.ceil(1.5 * longest) + 12 + 8 * len(outputs)
+    return decoding.model_copy(update={"max_tokens": room})

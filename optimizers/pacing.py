@@ -1,0 +1,190 @@
+"""What a generation costs, and what is left for it: how many candidates race, and how many of them go on.
+
+A budget in seconds, tokens or model calls must not be overrun, yet what a candidate costs is known only once it has
+run: so a generation is as wide as the costs of the last one say, and after each block only so many go on as can finish
+by their own pace. What the baseline and the winner will cost on other rows after the search is kept back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from ..errors import CuecardError
+from .base import LIMITS, Budget, Candidate, Evaluator, Row, spending
+
+FIRST_BLOCK = 32  # of a candidate that races alone
+FIRST_RUNG = 8  # of a generation: many are told apart, roughly, for what few would cost
+ANSWER_TOKENS = 60.0  # about what an answer costs, in prompt tokens
+WEIGHED = 4  # rows whose prompts tell what a candidate's runs cost
+PACED = ("model_calls", "tokens", "seconds")  # what runs cost more or less of
+EVEN: Mapping[str, float] = MappingProxyType(dict.fromkeys(PACED, 1.0))
+NOTHING: Mapping[str, float] = MappingProxyType(dict.fromkeys(PACED, 0.0))
+
+
+def blocks(total: int, first: int = FIRST_BLOCK) -> list[int]:
+    """The growing numbers of examples after which a candidate is judged: 32, 64, 128, ..., total."""
+    ends = []
+    size = first
+    while size < total:
+        ends.append(size)
+        size *= 2
+    return [*ends, total]
+
+
+@dataclass
+class Pacer:
+    """The costs of one search. `dev`: the rows of the race; `later`: how many rows the baseline and the winner will
+    each run on after it; `paces`: trial -> what a row cost, by `PACED`, in the cheapest block that it ran; `raced`:
+    what all generations took together, and their `runs`.
+    """
+
+    evaluator: Evaluator
+    budget: Budget
+    dev: Sequence[Row]
+    later: int = 0
+    first_rung: int = FIRST_RUNG
+    paces: dict[int, Mapping[str, float]] = field(default_factory=dict)
+    raced: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def spent(self) -> dict[str, float]:
+        """What is used up so far, by `LIMITS`."""
+        return spending(self.evaluator)
+
+    def ends(self, width: int) -> list[int]:
+        """After how many examples the candidates of a generation are judged."""
+        return blocks(len(self.dev), FIRST_BLOCK if width == 1 else self.first_rung)
+
+    def most_calls(self, width: int) -> int:
+        """How many program runs a generation makes when nobody is dropped for losing."""
+        calls, start = 0, 0
+        alive = width
+        for end in self.ends(width):
+            calls, start, alive = calls + alive * (end - start), end, math.ceil(alive / 2)
+        return calls
+
+    def first_costs(self, extra: float, baseline: Candidate, candidates: Sequence[Candidate]) -> dict[str, float]:
+        """What each run of the first generation may cost, by what the baseline's did, with so many more for
+        calibrations and prompts as long as those of `candidates`. Seconds are not known.
+        """
+        pace = dict(self.paces.get(0, EVEN))
+        if self.budget.tokens is not None and candidates:
+            weights = [self.weight(candidate)["tokens"] for candidate in candidates]
+            pace["tokens"] += max(0.0, sum(weights) / len(weights) - self.weight(baseline)["tokens"])
+        return {"metric_calls": 1.0 + extra, **{name: (1.0 + extra) * pace[name] for name in PACED}, "seconds": 0.0}
+
+    def filler(self, costs: Mapping[str, float], baseline: Candidate, best: int) -> Callable[[Candidate], bool] | None:
+        """What is told the candidates of a generation one by one, and says when the tokens that are left have no room
+        for another one; None where there is no such limit. costs, best: see `width`.
+        """
+        if self.budget.tokens is None:
+            return None
+        left = self._left(best, NOTHING)["tokens"]
+        answer = self.paces[0]["tokens"] - self.weight(baseline)["tokens"]
+        known: list[float] = []
+
+        def full(candidate: Candidate) -> bool:
+            known.append(max(1.0, answer + self.weight(candidate)["tokens"]))
+            mean, more = sum(known) / len(known), len(known) + 1
+            return mean * costs["metric_calls"] * self.most_calls(more) > left
+
+        return full
+
+    def costs(self, width: int, before: Mapping[str, float]) -> dict[str, float]:
+        """What a generation took, by `LIMITS`, for each run which nobody's losing would have spared it.
+
+        before: what was used up when it began. Tokens and model calls are no less than the mean of all generations:
+        few candidates, or such as asked what is known, say little of the next ones.
+        """
+        took = {name: now - before[name] for name, now in self.spent.items()}
+        runs = min(took["metric_calls"], self.most_calls(width))  # calibrations make more of them
+        self.raced |= {name: self.raced.get(name, 0.0) + each for name, each in {**took, "runs": runs}.items()}
+        last = {name: took[name] / runs for name in LIMITS}
+        mean = {name: self.raced[name] / self.raced["runs"] for name in ("model_calls", "tokens")}
+        return last | {name: max(last[name], each) for name, each in mean.items()}
+
+    def width(self, most: int, trials: int, costs: Mapping[str, float], best: int) -> tuple[int, str]:
+        """How many candidates race next, at most `most`; when it is none, also what stopped the search.
+
+        trials: so many are over; costs: what a run costs, see `costs`; best: the incumbent's trial. The last
+        generations are as narrow as the rest of the budget asks for. Metric calls alone may be overrun, by one
+        candidate's.
+        """
+        reached = self.budget.spent_on(self.evaluator, trials)
+        if reached is not None:
+            return 0, reached
+        width = most if self.budget.trials is None else min(most, self.budget.trials - trials)
+        left = self._left(best, NOTHING)
+        for name in PACED:
+            if name in left and (left[name] <= 0 or costs[name] * self.most_calls(1) > left[name]):
+                return 0, name
+        while width > 1 and any(costs[name] * self.most_calls(width) > rest for name, rest in left.items()):
+            width -= 1
+        return width, ""
+
+    def affordable(self, ranked: Sequence[int], ends: Sequence[int], best: int) -> int:
+        """How many of these trials, the best first, can run on to the end of dev with what is left of the budget.
+
+        One at least where nothing has beaten the baseline (trial 0) yet: else what was spent would be for nothing.
+        ends: where the block that was just run ends, and those to come; best: the incumbent's trial.
+        """
+        if not ranked:
+            return 0
+        paces = [self.paces[number] for number in ranked]
+        left = {name: rest for name, rest in self._left(best, paces[0]).items() if name in PACED}
+        sizes = [after - before for before, after in itertools.pairwise(ends)]
+
+        def cost(alive: int, name: str) -> float:
+            taking = enumerate(sizes)
+            return sum(size * sum(p[name] for p in paces[: math.ceil(alive / 2**place)]) for place, size in taking)
+
+        fewest = fewest_left(best)
+        fitting = (n for n in range(len(ranked), fewest, -1) if all(cost(n, name) <= left[name] for name in left))
+        return next(fitting, fewest)
+
+    def weight(self, candidate: Candidate) -> Mapping[str, float]:
+        """What a run of a candidate costs, next to others: in seconds, by the tokens that no other row shares, and the
+        answer's; in tokens, by all that it has.
+        """
+        weight = dict(EVEN)
+        with contextlib.suppress(CuecardError):  # a prompt that is too long: its run will say so
+            if self.budget.seconds is not None:
+                weight["seconds"] = ANSWER_TOKENS
+                weight["seconds"] += self.evaluator.own_tokens(candidate, self.dev[:WEIGHED])
+            if self.budget.tokens is not None:
+                weight["tokens"] = ANSWER_TOKENS
+                weight["tokens"] += self.evaluator.prompt_tokens(candidate, self.dev[:WEIGHED])
+        return weight
+
+    def learn(self, weights: Mapping[int, Mapping[str, float]], rows: int, before: Mapping[str, float]) -> None:
+        """These trials have run a block of `rows` together since `before` was used up: each has its share by its
+        weight. What counts is the cheapest of a trial's blocks: a small one is slow, and small ones are over.
+        """
+        spent = self.spent
+        every = {name: rows * sum(weight[name] for weight in weights.values()) for name in PACED}
+        for number, weight in weights.items():
+            pace = {name: (spent[name] - before[name]) * weight[name] / every[name] for name in PACED}
+            known = self.paces.get(number, pace)
+            self.paces[number] = {name: min(pace[name], known[name]) for name in PACED}
+
+    def _left(self, best: int, pace: Mapping[str, float]) -> dict[str, float]:
+        """What is left of each limit, without what comes after the search: rows of the baseline and of the winner,
+        which costs what `best` does, or `pace` where that is more.
+        """
+        spent = self.spent
+        left = {name: limit - spent[name] for name, limit in self.budget.limits.items()}
+        return {name: rest - (self._after(name, best, pace) if name in PACED else 0.0) for name, rest in left.items()}
+
+    def _after(self, name: str, best: int, pace: Mapping[str, float]) -> float:
+        """What comes after the search of one of `PACED`."""
+        return self.later * (self.paces[0][name] + max(pace[name], self.paces.get(best, NOTHING)[name]))
+
+
+def fewest_left(best: int) -> int:
+    """How many candidates go on at least, whatever they cost: one, while the baseline (trial 0) is the best."""
+    return 1 if best == 0 else 0
