@@ -12,86 +12,17 @@ no model.
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import dspy
 from rich.console import Console
 from rich.table import Table
+from task_sets import TASKS, program_of, splits, without_a_model
 
 import cuecard
 from cuecard.compiler.api import Silent
-
-
-@dataclass(frozen=True)
-class TaskSet:
-    """How a task set's rows become a program: `fields` maps the data's column to the signature's field."""
-
-    signature: str
-    instructions: str
-    fields: dict[str, str]
-    inputs: tuple[str, ...]
-    metric: str
-    label: str | None = None
-
-
-TASKS = {
-    "trec6": TaskSet(
-        "question -> label: {labels}",
-        "Classify the question by the kind of answer it asks for.",
-        {"text": "question", "label": "label"},
-        ("question",),
-        "exact_match",
-        "label",
-    ),
-    "snips": TaskSet(
-        "request -> label: {labels}",
-        "Classify the request by its intent.",
-        {"text": "request", "label": "label"},
-        ("request",),
-        "exact_match",
-        "label",
-    ),
-    "squad_xquad": TaskSet(
-        "context, question -> answer",
-        "Answer the question with a short phrase from the context.",
-        {"context": "context", "question": "question", "answers": "answer", "answer": "answer"},
-        ("context", "question"),
-        "f1",
-    ),
-    "e2e_nlg": TaskSet(
-        "meaning -> text",
-        "Write one sentence about the restaurant that says everything in the meaning representation.",
-        {"meaning_representation": "meaning", "mr": "meaning", "references": "text"},
-        ("meaning",),
-        "bleu",
-    ),
-}
-
-
-def read(path: Path, task: TaskSet) -> list[dspy.Example]:
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    renamed = [{task.fields[key]: value for key, value in row.items() if key in task.fields} for row in rows]
-    return [dspy.Example(row).with_inputs(*task.inputs) for row in renamed]
-
-
-def without_a_model(train: Sequence[Any], test: Sequence[Any], task: TaskSet) -> float:
-    """Accuracy of TF-IDF + logistic regression on the same rows."""
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-
-    pipeline = make_pipeline(
-        TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), LogisticRegression(C=10, max_iter=999)
-    )
-    pipeline.fit([row[task.inputs[0]] for row in train], [row[task.label] for row in train])
-    found = pipeline.predict([row[task.inputs[0]] for row in test])
-    return sum(a == row[task.label] for a, row in zip(found, test, strict=True)) / len(test)
 
 
 class Lines(Silent):
@@ -117,7 +48,7 @@ class Lines(Silent):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=["trec6", "snips", "squad_xquad", "e2e_nlg"])
     parser.add_argument("--seconds", type=float, default=540.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--verbose", action="store_true", help="a line for every trial")
@@ -133,10 +64,8 @@ def main() -> None:
 
 def one(name: str, options: argparse.Namespace, runs: Path, console: Console) -> tuple[str, ...]:
     task = TASKS[name]
-    train, dev, test = (read(options.data / name / f"{split}.jsonl", task) for split in ("train", "dev", "test"))
-    labels = sorted({row[task.label] for row in train}) if task.label else []
-    signature = task.signature.format(labels=f"Literal[{', '.join(map(repr, labels))}]")
-    program = cuecard.Predictor(cuecard.signature(signature, task.instructions))
+    train, dev, test = splits(options.data, name)
+    program = cuecard.Predictor(program_of(name, train).signature)
     console.print(f"{name}: {len(train)} train, {len(dev)} dev, {len(test)} test", highlight=False)
     began = time.monotonic()
     compiled = cuecard.compile(

@@ -1,0 +1,174 @@
+"""Optimizers side by side: the same model, engine, rows and number of metric calls under each of them.
+
+    python benchmarks/optimizers.py --data DIR --out results.jsonl [--tasks trec6 snips] [--calls 1600] [--seeds 0 1 2]
+    python benchmarks/optimizers.py --data DIR --out quick.jsonl --quick
+    python benchmarks/optimizers.py --out results.jsonl --table
+
+DIR holds one folder a task with train.jsonl, dev.jsonl and test.jsonl. Each line of the file is one compile: task,
+optimizer, seed, test score with its standard error, metric calls, seconds, and why the search ended. What stands in
+it already is not run again, so that a long series can be stopped and taken up. The table has one row a task and
+optimizer: the mean over seeds, its distance to the best of DSPy's in standard errors of the difference (paired by
+row, over all seeds), and the seconds next to `joint`'s. Run it with nothing beside it: seconds are compared.
+
+`as written` is the program before any search, in the prompts of DSPy. `joint / 4` is the search with a quarter of the
+metric calls. DSPy's optimizers run with their own defaults (auto=light for MIPROv2 and GEPA) on our engine, until
+they are done or have spent the metric calls; one that breaks counts with the best that it had, as a compile does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from task_sets import TASKS, program_of, splits
+
+import cuecard
+
+OPTIMIZERS: Mapping[str, tuple[str | dict[str, Any], float]] = {
+    "as written": ("random", 0.0),
+    "labeled_few_shot": ("labeled_few_shot", 1.0),
+    "dspy.BootstrapFewShotWithRandomSearch": ("dspy.BootstrapFewShotWithRandomSearch", 1.0),
+    "dspy.MIPROv2": ({"name": "dspy.MIPROv2", "auto": "light"}, 1.0),
+    "dspy.GEPA": ({"name": "dspy.GEPA", "auto": "light"}, 1.0),
+    "dspy.SIMBA": ("dspy.SIMBA", 1.0),
+    "joint / 4": ("joint", 0.25),
+    "joint": ("joint", 1.0),
+}
+QUICK_ROWS, QUICK_CALLS = (60, 60, 100), 480
+QUICK_TASKS = ("trec6", "snips", "svamp")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--out", type=Path, required=True, help="one line a compile; what is there is not run again")
+    parser.add_argument("--tasks", nargs="+", choices=TASKS)
+    parser.add_argument("--optimizers", nargs="+", choices=OPTIMIZERS, default=list(OPTIMIZERS))
+    parser.add_argument("--calls", type=int, default=1600, help="metric calls of a compile, without the test split")
+    parser.add_argument("--rows", type=int, nargs=3, default=(200, 200, 300), metavar=("TRAIN", "DEV", "TEST"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--quick", action="store_true", help="three tasks, 60/60/100 rows, 480 metric calls")
+    parser.add_argument("--table", action="store_true", help="run nothing; print what the file holds")
+    options = parser.parse_args()
+    if options.quick:
+        options.rows, options.calls = QUICK_ROWS, QUICK_CALLS
+    tasks = options.tasks or (QUICK_TASKS if options.quick else TASKS)
+    console = Console()
+    if not options.table:
+        if options.data is None:
+            parser.error("--data is missing")
+        for seed in options.seeds:
+            for task in tasks:
+                for optimizer in options.optimizers:
+                    run(task, optimizer, seed, options, console)
+    for table in tables(known(options.out)):
+        console.print(table)
+
+
+def run(task: str, optimizer: str, seed: int, options: argparse.Namespace, console: Console) -> None:
+    """One compile, added to the file; nothing where the file has it."""
+    what = {"task": task, "optimizer": optimizer, "seed": seed, "calls": options.calls, "rows": list(options.rows)}
+    if any(what.items() <= {**line, "rows": line["rows"]}.items() for line in known(options.out)):
+        return
+    train, dev, test = splits(options.data, task, options.rows, seed)
+    chosen, share = OPTIMIZERS[optimizer]
+    budget = cuecard.Budget(metric_calls=int(share * options.calls)) if share else cuecard.Budget(trials=1)
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as runs:
+        try:
+            found = cuecard.compile(
+                program_of(task, [*train, *dev, *test]),
+                trainset=train,
+                devset=dev,
+                testset=test,
+                metric=TASKS[task].metric,
+                target=cuecard.target(options.model),
+                budget=budget,
+                seed=seed,
+                optimizer=chosen,
+                name=task,
+                runs=runs,
+            )
+        except cuecard.CuecardError as error:
+            console.print(f"{task}, {optimizer}, seed {seed}: {error}", style="red")
+            return
+        seconds = time.monotonic() - began
+        told = json.loads(found.compilation.folder.run.read_text(encoding="utf-8"))
+    outcomes = cuecard.evaluate(found, test, TASKS[task].metric, target=cuecard.target(options.model)).outcomes
+    line = {
+        **what,
+        "test": told["compiled"]["test"],
+        "dev": told["compiled"]["dev"],
+        "scores": [round(outcome.measurement.score, 6) if outcome.measurement else None for outcome in outcomes],
+        "metric_calls": told["spent"]["metric_calls"],
+        "model_calls": told["ledger"]["calls"],
+        "seconds": round(seconds, 1),
+        "stopped_by": told["search"]["stopped_by"],
+        "reason": told["search"].get("reason"),
+    }
+    with options.out.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+    console.print(f"{task}, {optimizer}, seed {seed}: {line['test']['value']:.3f} in {seconds:.0f} s", highlight=False)
+
+
+def known(path: Path) -> list[dict[str, Any]]:
+    """The compiles that the file holds."""
+    if not path.is_file():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def tables(lines: Sequence[Mapping[str, Any]]) -> Iterator[Table]:
+    """A table for each task."""
+    for task in dict.fromkeys(line["task"] for line in lines):
+        mine = [line for line in lines if line["task"] == task]
+        by_optimizer = {
+            name: [line for line in mine if line["optimizer"] == name]
+            for name in OPTIMIZERS
+            if any(line["optimizer"] == name for line in mine)
+        }
+        means = {name: float(np.mean([line["test"]["value"] for line in own])) for name, own in by_optimizer.items()}
+        theirs = [name for name in means if name.startswith("dspy.")]
+        best = max(theirs, key=lambda name: means[name], default=None)
+        pace = float(np.mean([line["seconds"] for line in by_optimizer.get("joint", [])] or [math.nan]))
+        title = f"{task}: {TASKS[task].metric}, test" + (f"; the best of DSPy's is {best}" if best else "")
+        table = Table("optimizer", "score", "against DSPy's best", "metric calls", "seconds", "x joint", title=title)
+        for name, own in by_optimizer.items():
+            seconds = float(np.mean([line["seconds"] for line in own]))
+            against = "" if best is None or name == best else _against(own, by_optimizer[best])
+            calls = round(float(np.mean([line["metric_calls"] for line in own])))
+            ended = "" if all(line["stopped_by"] != "crashed" for line in own) else " (broke)"
+            row = (f"{means[name]:.3f} ({len(own)})", against, f"{calls:,}{ended}", f"{seconds:.0f}")
+            table.add_row(name, *row, f"{seconds / pace:.2f}")
+        yield table
+
+
+def _against(ours: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping[str, Any]]) -> str:
+    """The mean difference of the rows' scores, and how many of its standard errors that is."""
+    other = {line["seed"]: line["scores"] for line in theirs}
+    pairs = [
+        (mine, yours)
+        for line in ours
+        for mine, yours in zip(line["scores"], other.get(line["seed"], ()), strict=False)
+        if mine is not None and yours is not None
+    ]
+    if len(pairs) < 2:
+        return "-"
+    differences = np.array([mine - yours for mine, yours in pairs])
+    error = float(differences.std(ddof=1) / math.sqrt(len(differences)))
+    return f"{differences.mean():+.3f}, {differences.mean() / error if error else 0.0:+.1f} SE"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
