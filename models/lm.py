@@ -6,6 +6,7 @@ find the `Gatherer` behind the LM and send token ids.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import threading
 from collections import Counter
@@ -47,7 +48,7 @@ class EngineBridge:
     def __init__(self, engine: Engine, defaults: Decoding | None = None) -> None:
         self.gatherer = Gatherer(engine)
         self.defaults = defaults or Decoding(max_tokens=DEFAULT_MAX_TOKENS)
-        self._repeats: Counter[str] = Counter()
+        self._repeats: Counter[bytes] = Counter()
         self._lock = threading.Lock()
 
     def __deepcopy__(self, memo: object) -> EngineBridge:
@@ -125,7 +126,8 @@ class EngineBridge:
         if decoding.temperature == 0:
             return decoding
         with self._lock:
-            key = json.dumps([self.gatherer.item, text, decoding.model_dump()], sort_keys=True)
+            asked = json.dumps([self.gatherer.item, text, decoding.model_dump()], sort_keys=True)
+            key = hashlib.blake2b(asked.encode(), digest_size=16).digest()  # prompts are long, and there are many
             count = self._repeats[key]
             self._repeats[key] += 1
         return decoding.model_copy(update={"seed": derive_seed(decoding.seed, count)})

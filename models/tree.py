@@ -91,15 +91,16 @@ def build(sequences: Sequence[Sequence[int]], longest: int = 2048, known: Sequen
     order = sorted(range(len(sequences)), key=lambda i: tuple(sequences[i]))
     arrays = [np.asarray(sequences[i], dtype=np.int64) for i in order]
     there = [0] * len(arrays) if known is None else [known[i] for i in order]
-    spans: list[tuple[int, int, int, int]] = []  # sequence (in sorted order), first, last, parent
+    spans: list[tuple[int, int, int, int, bool]] = []  # sequence (in sorted order), first, last, parent, known
     leaf_of: dict[int, int] = {}
     stack = [(0, len(arrays), 0, -1)] if arrays else []
     while stack:
         low, high, depth, parent = stack.pop()
         shared = common_prefix(arrays[low], arrays[high - 1])
-        cut = min(max(min(there[low:high]), depth), shared)
+        common = min(there[low:high])
+        cut = min(max(common, depth), shared)
         for first, last in _pieces(depth, cut, shared, longest):
-            spans.append((low, first, last, parent))
+            spans.append((low, first, last, parent, last <= common))
             parent = len(spans) - 1
         while low < high and len(arrays[low]) == shared:
             leaf_of[low] = parent
@@ -111,7 +112,7 @@ def build(sequences: Sequence[Sequence[int]], longest: int = 2048, known: Sequen
                 low += 1
             groups.append((first, low, shared, parent))
         stack.extend(reversed(groups))
-    return _lay_out(arrays, spans, [leaf_of[rank] for rank in np.argsort(order)], there)
+    return _lay_out(arrays, spans, [leaf_of[rank] for rank in np.argsort(order)])
 
 
 def _pieces(first: int, cut: int, last: int, longest: int) -> list[tuple[int, int]]:
@@ -123,22 +124,20 @@ def _pieces(first: int, cut: int, last: int, longest: int) -> list[tuple[int, in
     ]
 
 
-def _lay_out(
-    arrays: list[IntArray], spans: list[tuple[int, int, int, int]], leaves: list[int], there: list[int]
-) -> TokenTree:
-    starts = np.cumsum([0] + [last - first for _, first, last, _ in spans])
+def _lay_out(arrays: list[IntArray], spans: list[tuple[int, int, int, int, bool]], leaves: list[int]) -> TokenTree:
+    starts = np.cumsum([0] + [last - first for _, first, last, _, _ in spans])
     stops = [int(starts[i + 1]) for i in range(len(spans))]
     for i in range(len(spans) - 1, -1, -1):
         parent = spans[i][3]
         if parent >= 0:
             stops[parent] = max(stops[parent], stops[i])
     segments = tuple(
-        Segment(int(starts[i]), int(starts[i + 1]), stops[i], parent, first, last <= there[row])
-        for i, (row, first, last, parent) in enumerate(spans)
+        Segment(int(starts[i]), int(starts[i + 1]), stops[i], parent, first, known)
+        for i, (_, first, _, parent, known) in enumerate(spans)
     )
     empty = np.zeros(0, dtype=np.int64)
-    tokens = np.concatenate([arrays[row][first:last] for row, first, last, _ in spans] or [empty])
-    positions = np.concatenate([np.arange(first, last) for _, first, last, _ in spans] or [empty])
+    tokens = np.concatenate([arrays[row][first:last] for row, first, last, _, _ in spans] or [empty])
+    positions = np.concatenate([np.arange(first, last) for _, first, last, _, _ in spans] or [empty])
     before = np.arange(len(tokens), dtype=np.int64) - 1
     for segment in segments:
         before[segment.start] = segments[segment.parent].end - 1 if segment.parent >= 0 else -1

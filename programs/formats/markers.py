@@ -79,7 +79,7 @@ class Markers(Format):
     def parse(self, signature: Signature, completion: str) -> dict[str, Any]:
         """The outputs as DSPy reads them; its error is told as a `ReadError`."""
         try:
-            values: dict[str, Any] = self._adapter.parse(signature, completion)
+            values: dict[str, Any] = self._adapter.parse(_texts_plain(signature), completion)
         except dspy.AdapterParseError as error:
             raise _unreadable(error, signature, completion) from error
         return values
@@ -115,6 +115,14 @@ def _not_none(type_: Any) -> Any:
         return Annotated[_not_none(inner), *metadata]
     members = [member for member in get_args(type_) if member is not NoneType]
     return _not_none(members[0]) if members else type_
+
+
+def _texts_plain(signature: Signature) -> Signature:
+    """Optional texts without conditions: DSPy takes `Annotated[str, ...] | None` for JSON, even `[so` and `12`."""
+    for name, field in signature.output_fields.items():
+        if is_bounded(kind(signature, name)) and annotation_allows_none(field.annotation):
+            signature = signature.with_updated_fields(name, type_=str | None)
+    return signature
 
 
 def _marker(name: str) -> str:

@@ -138,6 +138,79 @@ def test_more_of_the_same_adds_nothing(given: Sequences, longest: int) -> None:
     assert again.leaves[: len(given)] == again.leaves[len(given) : 2 * len(given)]
 
 
+@trees
+@given(sequences, longest)
+def test_the_order_is_that_of_the_sorted_prefixes(given: Sequences, longest: int) -> None:
+    """Depth-first with the smaller token first: what is under one prefix stands together, right behind it."""
+    tree = build(given, longest)
+    found = [prefix_at(tree, index) for index in range(len(tree))]
+    assert found == sorted(prefixes(given))
+
+
+@trees
+@given(sequences, longest, st.data())
+def test_a_tail_is_the_end_of_a_path(given: Sequences, longest: int, data: st.DataObject) -> None:
+    tree = build(given, longest)
+    for leaf in tree.leaves:
+        path = tree.indices(leaf).tolist()
+        count = data.draw(st.integers(1, len(path)))
+        assert tree.tail(leaf, count).tolist() == path[-count:]
+
+
+counted = st.lists(few.flatmap(lambda tokens: st.tuples(st.just(tokens), st.integers(0, len(tokens)))), max_size=12)
+
+
+@trees
+@given(counted, longest)
+@example([((0, 0), 2), ((0, 1), 0)], 2048)
+@example([((0, 1), 0), ((0, 2), 2)], 2048)
+@example([((1, 2), 1), ((1, 2, 0), 2), ((1, 2, 5), 1)], 2048)
+def test_what_every_sequence_knows_is_known_and_nothing_else(
+    given: list[tuple[tuple[int, ...], int]], longest: int
+) -> None:
+    """A token that one sequence wants computed is computed, wherever that sequence stands among those that share it."""
+    tree = build([tokens for tokens, _ in given], longest, [known for _, known in given])
+    found = {
+        prefix_at(tree, index)
+        for segment in tree.segments
+        if segment.known
+        for index in range(segment.start, segment.end)
+    }
+    wanted = {tokens[:end] for tokens, known in given for end in range(known + 1, len(tokens) + 1)}
+    assert found == prefixes([tokens for tokens, _ in given]) - wanted
+
+
+@trees
+@given(counted.filter(bool), longest)
+def test_what_is_known_changes_segments_alone(given: list[tuple[tuple[int, ...], int]], longest: int) -> None:
+    paths = [tokens for tokens, _ in given]
+    tree, plain = build(paths, longest, [known for _, known in given]), build(paths, longest)
+    for name in ("tokens", "positions", "before"):
+        assert np.array_equal(getattr(tree, name), getattr(plain, name))
+    assert [spelled(tree, leaf) for leaf in tree.leaves] == paths
+    assert not any(segment.known for segment in plain.segments)
+
+
+@pytest.mark.parametrize(
+    ("given", "tokens", "segments"),
+    [
+        ([(1, 2, 3)] * 5, 3, 1),
+        ([(*range(600), 1000 + i, 7, 7) for i in range(32)], 600 + 32 * 3, 1 + 32),
+        ([tuple(n >> bit & 1 for bit in range(6)) for n in range(64)], 2**7 - 2, 2**7 - 2),
+        ([(0,) * end for end in range(1, 9)], 8, 8),
+        (
+            [(*range(100), 200 + c, *range(50), 300 + e, 5) for c in range(8) for e in range(32)],
+            100 + 8 * 51 + 8 * 32 * 2,
+            1 + 8 + 8 * 32,
+        ),
+    ],
+    ids=["equal", "one prefix", "every bit", "a ladder", "candidates and examples"],
+)
+def test_known_counts(given: Sequences, tokens: int, segments: int) -> None:
+    tree = build(given)
+    assert (len(tree), len(tree.segments)) == (tokens, segments)
+
+
 def test_a_beginning_ends_inside_the_tree() -> None:
     tree = build([(1, 2, 3), (1, 2), (1, 2, 4, 5), (9,)])
     assert tree.tokens.tolist() == [1, 2, 3, 4, 5, 9]
