@@ -25,6 +25,7 @@ from ..models.lm import language_model
 from ..models.target import DEFAULT_MODEL, Target
 from ..models.target import target as open_target
 from ..optimizers.base import Budget, Outcome, Row, Trial
+from ..optimizers.front import FrontRule
 from ..optimizers.stopping import StopRules
 from ..programs.graph import Graph, build
 from ..programs.learned import apply_spec
@@ -87,7 +88,7 @@ def load(
     """
     spec = load_spec(path, allow_outside=allow_outside)
     if program is not None:
-        _check_program(program)
+        check_program(program)
         loaded = apply_spec(spec, program)
     elif spec.predictors and not spec.steps:
         raise InputError(
@@ -98,7 +99,7 @@ def load(
     else:
         loaded = build(spec)
     if target is not None:
-        loaded.set_lm(_target(target).lm)
+        loaded.set_lm(opened_target(target).lm)
     return loaded
 
 
@@ -112,6 +113,7 @@ def compile(
     target: Target | str | None = None,
     budget: Budget | Mapping[str, float] | None = None,
     stop: StopRules | Mapping[str, float] | None = None,
+    choose: FrontRule | Mapping[str, float] | None = None,
     seed: int | None = None,
     search: SearchSpec | Mapping[str, Any] | None = None,
     optimizer: str | Mapping[str, Any] | None = None,
@@ -126,8 +128,9 @@ def compile(
     trainset, devset, testset: lists of `dspy.Example`, `Examples`, or paths; without a devset, dev is split off the
     trainset; metric: a name, a mapping, a list, a `Metric` or a function `(example, prediction)`; target: default the
     pulled `smollm2-135m`; budget: `{"metric_calls": 2000, "seconds": 600}`, also `model_calls` and `tokens`, whichever
-    comes first; stop: `{"score": 0.9, "trials_without_gain": 40}`, what ends the search before; seed: default 0, or the
-    spec's; search: the keys of the spec's `search`; optimizer: default `joint`; name: of the run and the file,
+    comes first; stop: `{"score": 0.9, "trials_without_gain": 40}`, what ends the search before; choose:
+    `{"at_least": 0.6}` for the shortest prompts with that dev score, or `{"at_most_tokens": 400}`; seed: default 0, or
+    the spec's; search: the keys of the spec's `search`; optimizer: default `joint`; name: of the run and the file,
     default the program's class; runs: the folder of run folders; fresh: start anew even if an unfinished run could be
     resumed. No row may stand in two of the sets.
 
@@ -140,7 +143,7 @@ def compile(
     """
     if isinstance(program, str | PathLike):
         data = {"trainset": trainset, "devset": devset, "testset": testset}
-        _refuse(**data, metric=metric, stop=stop, search=search, optimizer=optimizer, name=name)
+        _refuse(**data, metric=metric, stop=stop, choose=choose, search=search, optimizer=optimizer, name=name)
         from .from_spec import compile_spec
 
         return compile_spec(
@@ -152,10 +155,10 @@ def compile(
             runs=runs,
             reporter=reporter,
         )
-    _check_program(program)
+    check_program(program)
     if metric is None:
         raise InputError("a compile needs a metric", expected="metric='exact_match', a function, ...")
-    options, limits = optimize_options(budget, seed or 0, search, optimizer or "joint", stop)
+    options, limits = optimize_options(budget, seed or 0, search, optimizer or "joint", stop, choose)
     program = program.program if isinstance(program, Compiled) else program
     name = name or type(program).__name__.lower()
     check_options(name, options.optimizer, options.search, options.options)
@@ -168,10 +171,11 @@ def compile(
         train=train,
         dev=dev,
         test=test,
-        target=_target(target),
+        target=opened_target(target),
         columns=same_names(adopted) if not isinstance(adopted, Graph) else adopted.columns,
         budget=limits,
         stop=StopRules(**options.stop.model_dump()),
+        choose=FrontRule(**options.choose.model_dump()),
         seed=options.seed,
         optimizer=options.optimizer,
         options=options.options,
@@ -188,7 +192,7 @@ def _proposer(search: SearchSpec) -> Target | None:
     return proposer_of(Spec(), search)
 
 
-def _check_program(program: Any) -> None:
+def check_program(program: Any) -> None:
     """Raise `InputError` for what is no program; its class is what is given by mistake."""
     if not isinstance(program, dspy.Module):
         expected = f"an instance, {program.__name__}()" if isinstance(program, type) else "a dspy.Module"
@@ -204,7 +208,7 @@ def _refuse(**given: Any) -> None:
 
 def _splits(data: Sequence[Data], program: Program, seed: int) -> tuple[Examples, Examples, Examples]:
     """The train, dev and test examples. No row stands in two of them."""
-    train, dev, test = (_examples(part, program) for part in data)
+    train, dev, test = (checked_examples(part, program) for part in data)
     if not dev:
         train, dev = split_dev(train, seed)
     check_disjoint(train=train, dev=dev, test=test)
@@ -234,18 +238,23 @@ def check_task(task: Task) -> None:
     check_stop(task.stop, task.metric, task.optimizer)
     if not predictors_of(task.program):
         raise InputError("the program calls no model: it has no predictors")
-    texts = task.search.instructions.texts
-    unknown = next((name for name in texts if name not in predictors_of(task.program)), None)
-    if isinstance(texts, Mapping) and unknown is not None:
-        names = list(predictors_of(task.program))
-        raise InputError(
-            f"the program has no predictor {unknown!r}",
-            field="optimize.search.instructions.texts",
-            expected=f"one of {', '.join(names)}",
-            nearest=nearest(unknown, names),
-        )
+    _check_texts(task.search.instructions.texts, list(predictors_of(task.program)))
     if not task.dev:
         raise InputError("a compile needs dev examples", hint="Give a devset, or a trainset of at least four rows.")
+
+
+def _check_texts(texts: Sequence[str] | Mapping[str, Sequence[str]], names: Sequence[str]) -> None:
+    """Raise `InputError` for other wordings that belong to no predictor, or to nobody knows which."""
+    field = "optimize.search.instructions.texts"
+    if not isinstance(texts, Mapping):
+        if texts and len(names) > 1:
+            message = f"found a list for a program with the predictors {', '.join(names)}"
+            raise InputError(message, field=field, expected="{PREDICTOR: [TEXT, ...]}")
+        return
+    unknown = next((name for name in texts if name not in names), None)
+    if unknown is not None:
+        message, expected = f"the program has no predictor {unknown!r}", f"one of {', '.join(names)}"
+        raise InputError(message, field=field, expected=expected, nearest=nearest(unknown, names))
 
 
 def _identity_of(task: Task, metric_source: Any) -> dict[str, Any]:
@@ -260,6 +269,7 @@ def _identity_of(task: Task, metric_source: Any) -> dict[str, Any]:
         "target": task.target.engine.identity,
         "budget": asdict(task.budget),
         "stop": asdict(task.stop),
+        "choose": asdict(task.choose),
         "seed": task.seed,
         "optimizer": task.optimizer,
         "options": dict(task.options),
@@ -281,7 +291,8 @@ def _row_text(row: Row) -> str:
     return repr((sorted(row.inputs.items()), sorted(row.labels.items())))
 
 
-def _target(target: Target | str | None) -> Target:
+def opened_target(target: Target | str | None) -> Target:
+    """The target, opened where it is a model's name; the default model without one. Raises `InputError`."""
     if target is None or isinstance(target, str | PathLike):
         return open_target(target or DEFAULT_MODEL)
     if not isinstance(target, Target):
@@ -289,7 +300,7 @@ def _target(target: Target | str | None) -> Target:
     return target
 
 
-def _examples(data: Data, program: Program) -> Examples:
+def checked_examples(data: Data, program: Program) -> Examples:
     """Examples, checked against what is known of the program.
 
     Of a Python program, which fields are inputs is what `dspy.Example.with_inputs` says.
@@ -373,12 +384,12 @@ def evaluate(
     >>> cuecard.evaluate(program, dev, "exact_match").score
     Score(value=0.61, low=0.54, high=0.67, n=200)
     """
-    _check_program(program)
-    lm = language_model(_target(target).engine)
+    check_program(program)
+    lm = language_model(opened_target(target).engine)
     program = adopt(program.program if isinstance(program, Compiled) else program, PredictorState(format="dspy"))
     for predictor in predictors_of(program).values():
         predictor.lm = None
-    rows = _examples(examples, program)
+    rows = checked_examples(examples, program)
     read_metric = knowing_labels(metric_of(metric), program)
     outcomes = run_program(program, rows, lm=lm, metric=read_metric, observer=observer)
     measured = [outcome.measurement for outcome in outcomes if outcome.measurement is not None]

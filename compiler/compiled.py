@@ -76,9 +76,7 @@ def compiled_spec(compilation: Compilation, spec: Spec | None = None) -> Spec:
             device=task.target.description.device.partition(":")[0],
             dtype=task.target.description.dtype,
         ),
-        data={
-            name: digest for name in ("train", "dev", "test") if (digest := getattr(getattr(task, name), "sha256", ""))
-        },
+        data=task.data,
         seed=task.seed,
         optimizer=task.optimizer,
         spent={name: float(count) for name, count in compilation.spent.items()},

@@ -32,7 +32,7 @@ from .evaluator import ProgramEvaluator, candidate_of
 from .journal import Clock, JournaledEngine
 from .pipeline import WIDTH, check_heads
 from .task import Task
-from .task_space import DEMO_SETS, NEAREST_POOL, make_space
+from .task_space import DEMO_SETS, NEAREST_POOL, make_space, proposals_for
 
 MEASURED = 16  # rows of dev that are timed
 WRITERS = ("copro", "mipro", "gepa")  # strategies that ask the model for instructions
@@ -163,25 +163,30 @@ def measured(task: Task, evaluator: ProgramEvaluator) -> Pace:
 def _planned(task: Task, dry: DryEvaluator, engine: JournaledEngine) -> CompilePlan:
     search = Search(
         dry, Space(()), task.dev, task.train, task.budget, task.seed, lambda trial: None, WIDTH,
-        later=len(task.test), rules=task.stop,
+        later=len(task.test), rules=task.stop, rule=task.choose,
     )  # fmt: skip
     dry.run(candidate_of(task.program), task.dev)
     search.pacer.learn({0: EVEN}, len(task.dev), dict.fromkeys(LIMITS, 0.0))
     shown: tuple[PlannedPredictor, ...] = ()
     bootstrapped: tuple[str, ...] = ()
     racers: list[Racer] = []
-    foreign, asked = is_foreign(task.optimizer), task.search.instructions.asked
+    width, extra = 0, 1.0
+    foreign, wanted = is_foreign(task.optimizer), task.search.instructions
     if not foreign:
         search.space = _space(task, dry, engine)
         if dry.spent > len(task.dev):
             bootstrapped = tuple(part.name for part in search.space.predictors if not part.pool)
-        racers = _first(task, search)
+        racers, width, extra = _first(task, search)
         shown = tuple(_shown(part, task, part.name in bootstrapped) for part in search.space.predictors)
     first = tuple(_candidate(dry, racer, task.dev[:WEIGHED]) for racer in racers)
     costs = _costs(dry.pace, first)
-    each = search.pacer.most_calls(WIDTH) / WIDTH
+    each = extra * search.pacer.most_calls(WIDTH) / WIDTH
     runs, limited_by = _allowed(task, dry, costs, each)
-    runs = runs if first or foreign else 0  # not even one candidate fits
+    runs = runs if width or foreign else 0  # not even one candidate fits
+    generation = math.ceil(extra * search.pacer.most_calls(len(first))) if first else 0
+    candidates = 0 if foreign else int(runs / each)
+    if first and len(first) < width and not bootstrapped and task.optimizer not in WRITERS:  # there are no more
+        runs, candidates = min(runs, generation), len(first)
     sizes = [part.size for part in shown]
     return CompilePlan(
         predictors=shown,
@@ -189,29 +194,35 @@ def _planned(task: Task, dry: DryEvaluator, engine: JournaledEngine) -> CompileP
         unrendered=_unrendered(dry, task.dev[0]),
         bootstrapped=bootstrapped,
         bootstrap_runs=dry.spent - len(task.dev),
-        proposals=0 if foreign else asked * len(dry.signatures),
+        proposals=0 if foreign else sum(proposals_for(wanted, name) for name in dry.signatures),
         pace=dry.pace,
         first=first,
-        exact=not (bootstrapped or asked or foreign or task.optimizer in WRITERS or "tokens" in task.budget.limits),
-        generation_runs=search.pacer.most_calls(len(first)) if first else 0,
+        exact=not (
+            bootstrapped or wanted.asked or foreign or task.optimizer in WRITERS or "tokens" in task.budget.limits
+        ),
+        generation_runs=generation,
         runs=runs,
-        candidates=0 if foreign else int(runs / each),
+        candidates=candidates,
         limited_by=limited_by,
         seconds=_seconds(task, dry, runs, costs["seconds"]),
     )
 
 
-def _first(task: Task, search: Search) -> list[Racer]:
-    """The first generation; the search's space becomes the strategy's own, where it has one."""
+def _first(task: Task, search: Search) -> tuple[list[Racer], int, float]:
+    """The first generation, how many it may hold, and what each of its runs counts with its calibrations; the search's
+    space becomes the strategy's own, where it has one.
+    """
     baseline = candidate_of(task.program)
     zero = Trial(0, {}, baseline, "complete", len(task.dev), None, None, best=True)
-    context = StrategyContext(baseline, None, task.train, None, [zero], task.budget, task.options)
+    context = StrategyContext(baseline, None, task.train, None, [zero], task.budget, task.options, task.description)
     factory = strategy_named(task.optimizer)
     strategy = factory(search.space, seed=task.seed, baseline=task.metric.low, storage=None, context=context)
     search.space = getattr(strategy, "space", search.space)
     costs = search.first_costs(zero, strategy)
     width, _ = search.next_width(0, 1, costs, zero)
-    return search.draw(strategy, width, 1, {key_of(baseline, {}): 0.0}, search.pacer.filler(costs, baseline, 0))[0]
+    full = search.pacer.filler(costs, baseline, 0)
+    racers, _, filled = search.draw(strategy, width, 1, {key_of(baseline, {}): 0.0}, full)
+    return racers, len(racers) if filled else width, costs["metric_calls"]
 
 
 def _space(task: Task, dry: DryEvaluator, engine: JournaledEngine) -> Space:

@@ -21,6 +21,7 @@ from ..models.server.opening import DEFAULT_KEY, api_key
 from ..models.target import DEFAULT_MODEL, Target, check_server_options
 from ..models.target import target as open_target
 from ..optimizers.base import Budget
+from ..optimizers.front import FrontRule
 from ..optimizers.joint import strategy_named
 from ..optimizers.stopping import StopRules
 from ..programs.graph import Graph, build
@@ -114,6 +115,7 @@ def spec_task(
         columns=program.columns,
         budget=budget or spec_budget(spec),
         stop=stop,
+        choose=FrontRule(**spec.optimize.choose.model_dump()),
         seed=spec.optimize.seed if seed is None else seed,
         optimizer=spec.optimize.optimizer,
         options=spec.optimize.options,

@@ -28,6 +28,7 @@ from ..optimizers.heads import Fitted
 from ..optimizers.joint import strategy_named
 from ..optimizers.search import Search, SearchResult
 from ..optimizers.space import Space
+from ..optimizers.voted import with_votes
 from ..seeds import derive_seed
 from .evaluator import ProgramEvaluator, candidate_of
 from .journal import Clock, JournaledEngine
@@ -86,7 +87,7 @@ def _run(
         count += 1
         trials.append(trial)
         folder.append_trial(trial_line(trial, clock.now()))
-        reporter.trial(trial, budget.share(evaluator, count), clock.now())
+        reporter.trial(trial, task.budget.share(evaluator, count), clock.now())
 
     reporter.phase("baseline", 0.0)
     baseline = candidate_of(task.program)
@@ -104,12 +105,13 @@ def _run(
         later=len(task.test),
         rules=task.stop,
         asked=decisions.asked,
+        rule=task.choose,
     )
     zero = search.baseline(baseline)
-    reporter.phase("demos", budget.share(evaluator, count))
+    reporter.phase("demos", task.budget.share(evaluator, count))
     told: dict[str, Any] = {}
     if is_foreign(task.optimizer):
-        reporter.phase("search", budget.share(evaluator, count))
+        reporter.phase("search", task.budget.share(evaluator, count))
         with decisions.listening():
             result, told = _elsewhere(task, folder, search, zero, lm, decisions)
     else:
@@ -119,14 +121,32 @@ def _run(
         )
         if task.search.instructions.asked:
             told["proposals"] = {"dropped": dropped, **({"ledger": asdict(proposer.ledger)} if proposer else {})}
-        reporter.phase("search", budget.share(evaluator, count))
-        context = StrategyContext(baseline, evaluator, task.train, lm, trials, task.budget, task.options)
+        reporter.phase("search", task.budget.share(evaluator, count))
+        context = StrategyContext(
+            baseline, evaluator, task.train, lm, trials, task.budget, task.options, task.description
+        )
         with decisions.listening():
             result = _searched(task, folder, search, zero, context)
+    voting = _can_vote(task, search, result) if decisions.over is None else bool(decisions.known.get("votes"))
+    told |= {"votes": voting} if task.search.votes else {}
     result = replace(result, stopped_by=decisions.ended(result.trials, result.stopped_by, told))
+    result = _with_votes(task, search, result) if voting else result
     result = _with_heads(task, search, result, engine)
     reporter.phase("test", 1.0)
     return _finish(task, folder, evaluator, engine, clock, result, state)
+
+
+def _can_vote(task: Task, search: Search, result: SearchResult) -> bool:
+    """Whether votes are asked for, and the budget has room for them."""
+    votes = task.search.votes
+    return votes is not None and search.affords(result.chosen, votes)
+
+
+def _with_votes(task: Task, search: Search, result: SearchResult) -> SearchResult:
+    """The result with votes tried on top of what was chosen, where anything is generated."""
+    votes = task.search.votes or 1
+    candidate = with_votes(search.evaluator, result.chosen.candidate, votes)
+    return result if candidate is None else search.challenge(result, candidate, {"votes": votes}, prompts=True)
 
 
 def _proposer(task: Task, folder: RunFolder, clock: Clock) -> JournaledEngine | None:
@@ -179,7 +199,13 @@ def _elsewhere(
 
 
 def check_heads(task: Task, engine: JournaledEngine) -> None:
-    """Raise `InputError` where heads are asked for and the target can't give what they read."""
+    """Raise `InputError` where heads or matrices are asked for and the target can't give what they read."""
+    if "matrix" in task.search.calibrations and not engine.can_score:
+        raise InputError(
+            f"a matrix reads the labels' log-likelihoods, which {task.target.description.name!r} does not give",
+            field="optimize.search.calibrations",
+            hint="Leave 'matrix' out of the calibrations, or compile for another model.",
+        )
     if "head" in task.search.readouts and not engine.layers:
         raise InputError(
             f"the read-out 'head' needs hidden states, which {task.target.description.name!r} does not give",

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from ..optimizers.base import Trial
+from ..optimizers.front import FrontRule
 from ..optimizers.stopping import StopRules
 from ..programs.state import PredictorState
 from .task import Compilation, Task
@@ -49,7 +50,9 @@ def described(task: Task) -> dict[str, Any]:
         **({"options": dict(task.options)} if task.options else {}),
         "budget": {name: limit for name, limit in asdict(task.budget).items() if limit or name in ALWAYS},
         **({"stop": asdict(task.stop)} if task.stop != StopRules() else {}),
+        **({"choose": asdict(task.choose)} if task.choose != FrontRule() else {}),
         "examples": {"train": len(task.train), "dev": len(task.dev), "test": len(task.test)},
+        "data": task.data,
         "fingerprint": task.fingerprint,
     }
 
@@ -64,6 +67,7 @@ def outcome_of(compilation: Compilation) -> dict[str, Any]:
         "baseline": {split: score.as_dict() for split, score in compilation.baseline.items()},
         "compiled": {split: score.as_dict() for split, score in compilation.compiled.items()},
         "paired": result.verdict.as_dict() if result.verdict is not None else None,
+        "front": [asdict(point) for point in result.front],
         "unread": dict(compilation.unread),
         "reference": {split: score.as_dict() for split, score in compilation.reference.items()},
         "spent": dict(compilation.spent),

@@ -65,7 +65,8 @@ class Decisions:
                 return None
             if reason == "file":
                 self._tell(reason)
-            self._stopping = {"by": reason, "steps": steps}
+            done = self._generations
+            self._stopping = {"by": reason, "steps": steps, "known": [len(done), len(done[-1]) if done else 0]}
             self._keep()
         return self._stopping["by"] if steps >= self._stopping["steps"] else None
 
@@ -113,7 +114,12 @@ class Decisions:
 
 
 def forget_interrupt(state: Mapping[str, Any]) -> None:
-    """Take out of `state` that Ctrl-C was pressed, where it was pressed again: the run is to go on where it is."""
+    """Take out of `state` that Ctrl-C was pressed, and what came of it, where it was pressed again: the run is to go on
+    as if nobody had.
+    """
     search = state.get("search") or {}
     if (search.get("stopping") or {}).get("by") == "interrupt":
-        del search["stopping"]
+        generations, blocks = search.pop("stopping")["known"]
+        search["generations"] = search["generations"][:generations]
+        if search["generations"]:
+            search["generations"][-1] = search["generations"][-1][:blocks]

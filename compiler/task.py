@@ -12,6 +12,7 @@ from ..metrics.base import Metric
 from ..metrics.statistics import Score
 from ..models.target import Target
 from ..optimizers.base import Budget, Candidate, Row, Trial
+from ..optimizers.front import FrontRule
 from ..optimizers.search import SearchResult
 from ..optimizers.stopping import StopRules
 from ..programs.schema import SearchSpec
@@ -36,12 +37,19 @@ class Task:
     budget: Budget
     seed: int = 0
     stop: StopRules = field(default_factory=StopRules)
+    choose: FrontRule = field(default_factory=FrontRule)
     optimizer: str = "joint"
     search: SearchSpec = field(default_factory=SearchSpec)
     fingerprint: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
     proposer: Target | None = None
     description: str = ""
+
+    @property
+    def data(self) -> dict[str, str]:
+        """Split -> SHA-256 of its rows, where that is known."""
+        named = {"train": self.train, "dev": self.dev, "test": self.test}
+        return {name: digest for name, rows in named.items() if (digest := getattr(rows, "sha256", ""))}
 
 
 class Reporter(Protocol):

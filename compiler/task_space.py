@@ -16,7 +16,7 @@ from ..optimizers.grounding import Ground
 from ..optimizers.instructions import instructions_for
 from ..optimizers.proposers import LanguageModel, propose
 from ..optimizers.space import FORMATS, PredictorSpace, Space, demo_counts, readouts_for
-from ..programs.schema import SearchSpec
+from ..programs.schema import InstructionSpec, SearchSpec
 from ..programs.spans import copied_from
 from ..programs.state import FormatChoice, ReadOut
 from ..seeds import derive_seed
@@ -75,6 +75,11 @@ def make_space(
     return Space(tuple(parts)), dict(sorted(dropped.items()))
 
 
+def proposals_for(wanted: InstructionSpec, predictor: str) -> int:
+    """How many instructions a model is asked for: as many as there is room for beside the user's own."""
+    return max(0, min(wanted.asked, wanted.most - 1 - len(wanted.texts_of(predictor))))
+
+
 def _instructions(
     task: Task,
     signatures: Mapping[str, type[dspy.Signature]],
@@ -86,9 +91,10 @@ def _instructions(
     """The instructions that are tried for a predictor; `dropped` counts the proposals that could not be used."""
     wanted = task.search.instructions
     proposed: tuple[str, ...] = ()
-    if wanted.asked:
+    count = proposals_for(wanted, name)
+    if count:
         ground = Ground(signatures, name, rows=pool, description=task.description)
-        made = propose(lm, ground, wanted.asked, seed=derive_seed(task.seed, "instructions", name))
+        made = propose(lm, ground, count, seed=derive_seed(task.seed, "instructions", name))
         proposed = made.instructions
         dropped.update(made.dropped)
     principles = None if wanted.principles == "auto" else wanted.principles

@@ -136,7 +136,7 @@ class LocalEngine(HeldEngine):
         cut: Callable[[list[int]], Iterator[list[int]]] | None = None,
     ) -> list[R | Failure]:
         """Each request's failure, or what `compute` gives for it in a group that fits. added: tokens after a prompt;
-        cut: into groups, where they are not to hold what is added.
+        cut: how to form groups that need no room for what is added.
         """
         began = time.perf_counter()
         refused = [refuse(request) for request in requests]

@@ -85,8 +85,8 @@ def build(sequences: Sequence[Sequence[int]], longest: int = 2048, known: Sequen
 
     Segments longer than `longest` tokens are cut into a chain, so that a long prompt can be computed in pieces.
     known: for each sequence, of how many of its first tokens the keys and values are there already. Of a common start
-    as much is known as every sequence says: a token that one of them
-    wants computed is computed. Segments are cut there.
+    as much is known as every sequence says: a token that one of them wants computed is computed. Segments are cut
+    there.
     """
     order = sorted(range(len(sequences)), key=lambda i: tuple(sequences[i]))
     arrays = [np.asarray(sequences[i], dtype=np.int64) for i in order]

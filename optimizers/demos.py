@@ -32,7 +32,7 @@ def pools(evaluator: Evaluator, bootstrap: Candidate, rows: Sequence[Row]) -> di
     found: dict[str, list[Demo]] = {}
     missing: list[str] = []
     for name, signature in evaluator.signatures.items():
-        labelled = [_gold(row, signature, evaluator.columns(name)) for row in rows]
+        labelled = [gold_values(row, signature, evaluator.columns(name)) for row in rows]
         complete = [demo for demo in labelled if len(demo) == len(signature.fields)]
         if complete:
             found[name] = complete
@@ -54,7 +54,7 @@ def _threshold(evaluator: Evaluator, outcomes: Sequence[Outcome]) -> float:
     return max(statistics.median(scores), math.nextafter(low, high))
 
 
-def _gold(row: Row, signature: type[dspy.Signature], columns: Mapping[str, str]) -> Demo:
+def gold_values(row: Row, signature: type[dspy.Signature], columns: Mapping[str, str]) -> Demo:
     """A predictor's fields that the row has a value for. Of several references for a text the most typical is shown."""
     found = {}
     for name, field in signature.fields.items():
@@ -95,7 +95,7 @@ def _from_runs(evaluator: Evaluator, name: str, outcomes: Sequence[Outcome], thr
         for step in steps[-1:]:
             own = {**step.inputs, **step.outputs}
             demo = {field: value for field, value in own.items() if field in signature.fields}
-            demos.append(demo | _gold(outcome.row, signature, columns))
+            demos.append(demo | gold_values(outcome.row, signature, columns))
     return demos
 
 

@@ -86,8 +86,10 @@ def with_matrices(
     for name in sorted(chosen):
         if found := _matrices(evaluator, name, outcomes, seed):
             heads = {field: choice_of(fit.head, head_file(stem, name, field)) for field, fit in found.items()}
-            changes = {"calibration": None, "heads": heads}
-            readout = candidate.states[name].readout.model_copy(update=changes)
+            old = candidate.states[name].readout.calibration
+            offsets = {field: own for field, own in old.offsets.items() if field not in heads} if old else {}
+            kept = old.model_copy(update={"offsets": offsets}) if old and offsets else None
+            readout = candidate.states[name].readout.model_copy(update={"calibration": kept, "heads": heads})
             states[name] = candidate.states[name].model_copy(update={"readout": readout})
             fits[name] = found
     return Candidate(states), fits

@@ -13,13 +13,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import dspy
-import numpy as np
 
 from ..errors import InputError
 from ..metrics.base import Measurement, Metric
 from ..metrics.statistics import paired_test
-from ..programs.heads import loaded
-from ..programs.readout import Choice
+from ..programs.readout import Choice, calibrated
 from ..programs.state import ReadOut
 from ..signatures import choices, write
 from .base import Outcome
@@ -101,13 +99,6 @@ def _gold_label(
 
 def _log_probability(readout: ReadOut, choice: Choice, label: str) -> float:
     """The log-probability of a label by which the read-out chooses, normalised over the labels."""
-    matrix = readout.heads.get(choice.field)
-    totals = dict(zip(choice.labels, choice.totals, strict=True))
-    if matrix is None:
-        offsets = readout.calibration.offsets.get(choice.field, {}) if readout.calibration else {}
-        scores = {name: total - offsets.get(name, 0.0) for name, total in totals.items()}
-    else:
-        logits = loaded(matrix).logits(np.array([totals[name] for name in matrix.labels]))
-        scores = dict(zip(matrix.labels, map(float, logits), strict=True))
+    scores = calibrated(readout, choice.field, choice.labels, choice.totals)
     most = max(scores.values())
     return scores[label] - most - math.log(math.fsum(math.exp(score - most) for score in scores.values()))

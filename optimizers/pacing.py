@@ -18,7 +18,7 @@ from ..errors import CuecardError
 from .base import LIMITS, Budget, Candidate, Evaluator, Row, spending
 
 FIRST_BLOCK = 32  # of a candidate that races alone
-FIRST_RUNG = 8  # of a generation: many are told apart, roughly, for what few would cost
+FIRST_RUNG = 16  # of a generation: all of it is seen so far
 ANSWER_TOKENS = 60.0  # about what an answer costs, in prompt tokens
 WEIGHED = 4  # rows whose prompts tell what a candidate's runs cost
 PACED = ("model_calls", "tokens", "seconds")  # what runs cost more or less of
@@ -40,7 +40,7 @@ def blocks(total: int, first: int = FIRST_BLOCK) -> list[int]:
 class Pacer:
     """The costs of one search. `dev`: the rows of the race; `later`: how many rows the baseline and the winner will
     each run on after it; `paces`: trial -> what a row cost, by `PACED`, in the cheapest block that it ran; `raced`:
-    what all generations took together, and their `runs`.
+    what all generations took together, and their `runs`; `fastest`: the seconds a run of the fastest of them.
     """
 
     evaluator: Evaluator
@@ -50,6 +50,7 @@ class Pacer:
     first_rung: int = FIRST_RUNG
     paces: dict[int, Mapping[str, float]] = field(default_factory=dict)
     raced: dict[str, float] = field(default_factory=dict)
+    fastest: float = math.inf
 
     @property
     def spent(self) -> dict[str, float]:
@@ -96,15 +97,17 @@ class Pacer:
         return full
 
     def costs(self, width: int, before: Mapping[str, float]) -> dict[str, float]:
-        """What a generation took, by `LIMITS`, for each run which nobody's losing would have spared it.
+        """What a generation took, by `LIMITS`, for each run that it would have made had nobody been dropped for losing.
 
         before: what was used up when it began. Tokens and model calls are no less than the mean of all generations:
-        few candidates, or such as asked what is known, say little of the next ones.
+        few candidates, or such as asked what is known, say little of the next ones. Seconds are those of the fastest
+        generation: few candidates fill no batch, and what does not fit in the end is dropped after a block.
         """
         took = {name: now - before[name] for name, now in self.spent.items()}
         runs = min(took["metric_calls"], self.most_calls(width))  # calibrations make more of them
         self.raced |= {name: self.raced.get(name, 0.0) + each for name, each in {**took, "runs": runs}.items()}
         last = {name: took[name] / runs for name in LIMITS}
+        self.fastest = last["seconds"] = min(self.fastest, last["seconds"])
         mean = {name: self.raced[name] / self.raced["runs"] for name in ("model_calls", "tokens")}
         return last | {name: max(last[name], each) for name, each in mean.items()}
 
@@ -127,11 +130,14 @@ class Pacer:
             width -= 1
         return width, ""
 
-    def affordable(self, ranked: Sequence[int], ends: Sequence[int], best: int) -> int:
+    def affordable(
+        self, ranked: Sequence[int], ends: Sequence[int], best: int, refits: Sequence[int] = (), delay: int = 0
+    ) -> int:
         """How many of these trials, the best first, can run on to the end of dev with what is left of the budget.
 
         One at least where nothing has beaten the baseline (trial 0) yet: else what was spent would be for nothing.
-        ends: where the block that was just run ends, and those to come; best: the incumbent's trial.
+        ends: where the block that was just run ends, and those to come; best: the incumbent's trial; refits: the rows
+        that each will be calibrated on besides, after `delay` blocks more.
         """
         if not ranked:
             return 0
@@ -140,12 +146,22 @@ class Pacer:
         sizes = [after - before for before, after in itertools.pairwise(ends)]
 
         def cost(alive: int, name: str) -> float:
-            taking = enumerate(sizes)
-            return sum(size * sum(p[name] for p in paces[: math.ceil(alive / 2**place)]) for place, size in taking)
+            runs = sum(
+                size * sum(pace[name] for pace in paces[: math.ceil(alive / 2**place)])
+                for place, size in enumerate(sizes)
+            )
+            fitted = math.ceil(alive / 2 ** max(0, delay))
+            return runs + sum(pace[name] * rows for pace, rows in zip(paces[:fitted], refits, strict=False))
 
         fewest = fewest_left(best)
         fitting = (n for n in range(len(ranked), fewest, -1) if all(cost(n, name) <= left[name] for name in left))
         return next(fitting, fewest)
+
+    def affords(self, number: int, times: int) -> bool:
+        """Whether a program that costs `times` what trial `number` does can run on dev now, and on what comes later."""
+        pace = self.paces.get(number, NOTHING)
+        rows = times * len(self.dev) + (times - 1) * self.later
+        return all(rows * pace[name] <= rest for name, rest in self._left(number, NOTHING).items() if name in PACED)
 
     def weight(self, candidate: Candidate) -> Mapping[str, float]:
         """What a run of a candidate costs, next to others: in seconds, by the tokens that no other row shares, and the
@@ -163,7 +179,8 @@ class Pacer:
 
     def learn(self, weights: Mapping[int, Mapping[str, float]], rows: int, before: Mapping[str, float]) -> None:
         """These trials have run a block of `rows` together since `before` was used up: each has its share by its
-        weight. What counts is the cheapest of a trial's blocks: a small one is slow, and small ones are over.
+        weight. What counts is the cheapest of a trial's blocks: a small one takes longer for each row, and those to
+        come are larger.
         """
         spent = self.spent
         every = {name: rows * sum(weight[name] for weight in weights.values()) for name in PACED}

@@ -23,14 +23,14 @@ from ..metrics.base import Measurement, Metric
 from ..metrics.statistics import losing, paired_test
 from ..seeds import derive_seed
 from .base import Candidate, Evaluator, Outcome, Proposal, Row, Trial
-from .calibrate import SAMPLED, calibrate
+from .calibrate import BATCH_ROWS, BIAS_ROWS, SAMPLED, calibrate
 from .pacing import Pacer, fewest_left
 from .stopping import Asked
 
 DROP_LEVEL = 0.15
 RACE_RESAMPLES = 500
-ROUGH_ROWS = 8  # that a calibration has at first
-ROUGH_BLOCKS = 2  # that are run with such a one
+ROUGH_ROWS = 16  # that a calibration has at first
+ROUGH_BLOCKS = 2  # that are run with such a calibration
 
 Planned = Callable[[int, Sequence[int]], None]
 
@@ -87,8 +87,8 @@ class Race:
     planned: Planned
     asked: Asked = lambda: None
 
-    def run(self, racers: Sequence[Racer], incumbent: Trial, generation: int) -> list[Trial]:
-        """One trial per racer, in their order."""
+    def run(self, racers: Sequence[Racer], incumbent: Trial, generation: int, begun: int | None = None) -> list[Trial]:
+        """One trial per racer, in their order. begun: as how many the generation is written down."""
         metric, total = self.evaluator.metric, len(self.dev)
         order = list(range(total))
         random.Random(derive_seed(self.seed, "order", generation)).shuffle(order)
@@ -100,9 +100,10 @@ class Race:
         trials: dict[int, Trial] = {}
 
         def drop(racer: Racer) -> None:
-            trials[racer.number] = racer.trial(metric, "dropped", max(metric.low, (incumbent.score or 0.0) + racer.gap))
+            estimate = min(metric.high, max(metric.low, (incumbent.score or 0.0) + racer.gap))
+            trials[racer.number] = racer.trial(metric, "dropped", estimate)
 
-        numbers = [len(racers)]
+        numbers = [len(racers) if begun is None else begun]
         alive, start = list(racers), 0
         for rung, end in enumerate(ends):
             if not alive:
@@ -156,8 +157,17 @@ class Race:
         known = self.schedule[generation][rung + 1 :] if generation < len(self.schedule) else ()
         if known:
             return known[0]
-        left = self.pacer.affordable([racer.number for racer in ranked], ends, incumbent.number)
+        refits = [self._refit(racer) for racer in ranked]
+        delay = ROUGH_BLOCKS - 1 - rung
+        left = self.pacer.affordable([racer.number for racer in ranked], ends, incumbent.number, refits, delay)
         return left if self.asked() is None else min(left, fewest_left(incumbent.number))
+
+    def _refit(self, racer: Racer) -> int:
+        """How many rows the calibrations of a racer will take yet."""
+        if not racer.rough:
+            return 0
+        needed = BIAS_ROWS if "bias" in racer.methods.values() else BATCH_ROWS
+        return min(needed, len(self.rows)) - ROUGH_ROWS
 
     def _calibrate(self, racer: Racer, *, few: bool = False) -> None:
         """Fit a racer's calibrations: all before its first block, on a `few` rows; those that take rows again after."""
@@ -171,7 +181,7 @@ class Race:
         racer.rough = few and len(self.rows) > ROUGH_ROWS and any(way in SAMPLED for way in methods.values())
 
     def _again(self, racers: Sequence[Racer], places: Sequence[int]) -> None:
-        """The first blocks once more, for those whose calibrations were fitted again after it."""
+        """The first blocks once more, for those whose calibrations were fitted again after them."""
         stale = [racer for racer in racers if racer.stale]
         if not stale:
             return

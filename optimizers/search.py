@@ -9,17 +9,20 @@ compared with the baseline on all of dev by a paired test that counts how many c
 
 from __future__ import annotations
 
+import contextlib
+import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ..errors import RunError
+from ..errors import CuecardError, RunError
 from ..metrics.statistics import PairedResult, paired_test
 from ..seeds import derive_seed
 from .base import Budget, Candidate, Evaluator, Outcome, Proposal, Row, Strategy, Trial
 from .calibrate import BATCH_ROWS
-from .pacing import EVEN, FIRST_RUNG, Pacer
+from .front import FrontRule, Point, front
+from .pacing import EVEN, FIRST_RUNG, WEIGHED, Pacer
 from .racing import ROUGH_ROWS, Planned, Race, Racer
 from .selection import best_of_many
 from .space import Space
@@ -36,10 +39,12 @@ class SearchResult:
     """The outcome. `best` is the last incumbent, `verdict` its paired comparison with the baseline (None when the
     baseline was never beaten), `accepted` whether it passed; `chosen` is `best` then, else the baseline.
 
-    `prompt_only` is what would have been chosen without heads, where they were.
+    `prompt_only` is what would have been chosen without heads, where they were. `front`: of all that ran on all of dev,
+    the baseline included, those that no other beats on both score and prompt length.
 
-    The verdict's `p_value` is that of the best of all candidates that ran on all of dev; its other numbers are the
-    pair's own.
+    The verdict's `p_value` counts all candidates that ran on all of dev; its other numbers are the pair's own. Under a
+    rule that asks for a score and for short prompts, a baseline that has the score gives way to a shorter program that
+    has it as well.
     """
 
     baseline: Trial
@@ -49,6 +54,7 @@ class SearchResult:
     trials: int
     stopped_by: str
     prompt_only: Trial | None = None
+    front: tuple[Point, ...] = ()
 
     @property
     def chosen(self) -> Trial:
@@ -65,7 +71,7 @@ class Search:
     after each of its blocks; planned: told of a generation before it begins and after each block; later: how many rows
     the baseline and the winner will each run on after the search, whose costs are kept back; rules: when it ends before
     its budget; asked: whether the user wants it to end, asked before each generation and after each block; first_rung:
-    the rows after which a generation is judged for the first time.
+    the rows after which a generation is judged for the first time; rule: which of the programs is taken.
     """
 
     evaluator: Evaluator
@@ -82,6 +88,7 @@ class Search:
     rules: StopRules = field(default_factory=StopRules)
     asked: Asked = lambda: None
     first_rung: int = FIRST_RUNG
+    rule: FrontRule = field(default_factory=FrontRule)
 
     def __post_init__(self) -> None:
         self.order = list(self.dev)
@@ -123,12 +130,13 @@ class Search:
             before = self.pacer.spent
             known = generation < len(self.schedule)
             full = None if known else self.pacer.filler(costs, baseline.candidate, best.number)
-            racers, twins = self.draw(strategy, width, number, seen, full)
+            racers, twins, filled = self.draw(strategy, width, number, seen, full)
+            begun = len(racers) if filled else width  # a draw that found too few does so again
+            self.planned(generation, [begun])
             if not racers:
                 stopped_by = "exhausted"
                 break
-            self.planned(generation, [len(racers)])
-            for trial, racer in zip(race.run(racers, best, generation), racers, strict=True):
+            for trial, racer in zip(race.run(racers, best, generation, begun), racers, strict=True):
                 if trial.status == "complete":
                     complete.append(trial)
                     if self._better(trial, best):
@@ -144,15 +152,24 @@ class Search:
             number, generation = number + len(racers), generation + 1
         return self._confirm(baseline, best, complete, number, stopped_by)
 
-    def challenge(self, result: SearchResult, candidate: Candidate, params: Mapping[str, Any]) -> SearchResult:
+    def affords(self, trial: Trial, times: int) -> bool:
+        """Whether a program that costs so many times what a trial's does can run on all of dev, and be the winner."""
+        return self.pacer.affords(trial.number, times)
+
+    def challenge(
+        self, result: SearchResult, candidate: Candidate, params: Mapping[str, Any], *, prompts: bool = False
+    ) -> SearchResult:
         """The result when one more candidate, made without a look at dev, runs on all of dev against the chosen one.
 
         Its test against the baseline counts as one of all that were: the search's, and the challenges' (Bonferroni).
+        prompts: whether the candidate is prompts alone.
         """
         metric, number = self.evaluator.metric, result.trials
         trial = self._ran(number, params, candidate, self.evaluator.run(candidate, self.order))
         self._challenges += 1
-        result = replace(result, trials=number + 1, prompt_only=result.prompt_only or result.chosen)
+        result = replace(result, trials=number + 1)
+        if not prompts:
+            result = replace(result, prompt_only=result.prompt_only or result.chosen)
         if trial.status == "complete" and self._better(trial, result.chosen):
             seed = derive_seed(self.seed, "challenge") % 2**32
             verdict = paired_test(metric, trial.measurements, result.baseline.measurements, seed=seed)
@@ -217,11 +234,12 @@ class Search:
         number: int,
         seen: Mapping[str, float],
         full: Callable[[Candidate], bool] | None = None,
-    ) -> tuple[list[Racer], list[tuple[Proposal, str]]]:
-        """Up to `width` candidates that have not run yet, and the proposals that come to the same as one of them, each
-        with its key.
+    ) -> tuple[list[Racer], list[tuple[Proposal, str]], bool]:
+        """Up to `width` candidates that have not run yet, the proposals that come to the same as one of them, each with
+        its key, and whether `full` ended the draw.
 
-        What has run before, the strategy is told again. full: whether there is no room for one more after a candidate.
+        What has run before, the strategy is told again; what the rule does not allow, as the worst. full: whether there
+        is no room for one more after a candidate.
         """
         racers: list[Racer] = []
         twins: list[tuple[Proposal, str]] = []
@@ -235,8 +253,11 @@ class Search:
             candidate = Candidate(self.space.states(proposal.params))
             methods = self.space.calibrations(proposal.params)
             key = key_of(candidate, methods)
-            repeated += key in seen or key in drawn
-            if key in seen:
+            allowed = self.rule.at_most_tokens is None or self.rule.allows(self._tokens(candidate))
+            repeated += key in seen or key in drawn or not allowed
+            if not allowed:
+                strategy.observe(proposal, self.evaluator.metric.low, best=False)
+            elif key in seen:
                 strategy.observe(proposal, seen[key], best=False)
             elif key in drawn:
                 twins.append((proposal, key))
@@ -244,29 +265,44 @@ class Search:
                 drawn.add(key)
                 racers.append(Racer(number + len(racers), proposal, candidate, key, methods))
                 if full is not None and full(candidate):
-                    break
-        return racers, twins
+                    return racers, twins, True
+        return racers, twins, False
 
     def _better(self, trial: Trial, incumbent: Trial) -> bool:
         """Higher on dev; at the same score, the cheaper prompt."""
         ours, theirs = trial.score or 0.0, incumbent.score or 0.0
         if ours != theirs:
             return ours > theirs
-        sample = self.order[:4]
-        tokens = self.evaluator.prompt_tokens
-        return tokens(trial.candidate, sample) < tokens(incumbent.candidate, sample)
+        return self._tokens(trial.candidate) < self._tokens(incumbent.candidate)
+
+    def _tokens(self, candidate: Candidate) -> float:
+        """The mean length of a candidate's prompts, on the first rows; none where one is too long to be sent."""
+        with contextlib.suppress(CuecardError):
+            return self.evaluator.prompt_tokens(candidate, self.order[:WEIGHED])
+        return math.inf
 
     def _confirm(
         self, baseline: Trial, best: Trial, complete: Sequence[Trial], trials: int, stopped_by: str
     ) -> SearchResult:
+        there = {trial.number: trial for trial in (baseline, *complete)}
+        points = [
+            Point(number, trial.score or 0.0, round(self._tokens(trial.candidate), 1))
+            for number, trial in there.items()
+        ]
+        found = front(points)
+        picked = self.rule.pick(points) if self.rule != FrontRule() else None
+        best = best if picked is None else there[picked.trial]
         if best is baseline:
-            return SearchResult(baseline, best, None, False, trials, stopped_by)
+            return SearchResult(baseline, best, None, False, trials, stopped_by, front=found)
         metric, seed = self.evaluator.metric, derive_seed(self.seed, "confirm") % 2**32
         verdict = paired_test(metric, best.measurements, baseline.measurements, seed=seed)
         raced = [trial.measurements for trial in complete]
-        p_value = max(verdict.p_value, best_of_many(metric, raced, baseline.measurements, seed=seed))
-        accepted = verdict.difference > 0 and p_value < ACCEPT_LEVEL
-        return SearchResult(baseline, best, replace(verdict, p_value=p_value), accepted, trials, stopped_by)
+        chance = best_of_many(metric, raced, baseline.measurements, seed=seed, of=best.measurements)
+        p_value = max(verdict.p_value, chance)
+        enough = self.rule.at_least is not None and (baseline.score or 0.0) >= self.rule.at_least
+        accepted = enough or (verdict.difference > 0 and p_value < ACCEPT_LEVEL)
+        verdict = replace(verdict, p_value=p_value)
+        return SearchResult(baseline, best, verdict, accepted, trials, stopped_by, front=found)
 
 
 def key_of(candidate: Candidate, calibrations: Mapping[str, str]) -> str:

@@ -30,10 +30,12 @@ def best_of_many(
     *,
     seed: int,
     resamples: int = 2000,
+    of: Sequence[Measurement] | None = None,
 ) -> float:
     """The one-sided p-value of the largest difference between a candidate's aggregate and the baseline's.
 
-    candidates: at least one, each measured on the baseline's examples in its order. The observed arrangement is counted
+    candidates: at least one, each measured on the baseline's examples in its order; of: the one whose difference is
+    tested in place of the largest, which is one of them. The observed arrangement is counted
     among the `resamples` random ones (Phipson and Smyth 2010), so the value is never 0.
     """
     swaps = np.random.default_rng(seed).integers(2, size=(resamples, len(baseline)), dtype=np.int8)
@@ -42,7 +44,7 @@ def best_of_many(
     for candidate in candidates:
         ours = _rows(candidate)
         difference = metric.aggregate(candidate) - metric.aggregate(baseline)
-        observed = max(observed, difference)
+        observed = max(observed, difference) if of is None else metric.aggregate(of) - metric.aggregate(baseline)
         moved = np.einsum("rn,nw->rw", swaps, ours - theirs)
         permuted = _aggregates(metric, ours.sum(axis=0) - moved) - _aggregates(metric, theirs.sum(axis=0) + moved)
         largest = np.maximum(largest, permuted)

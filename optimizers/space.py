@@ -14,8 +14,8 @@ from typing import Any, Protocol
 import dspy
 
 from ..models.engine import Decoding
-from ..programs.spans import is_text
 from ..programs.state import FormatChoice, NearestDemos, PredictorState, ReadOut, SpanChoice
+from ..programs.votes import generates
 from ..signatures import choices, field_types
 from .demos import Demo
 
@@ -24,9 +24,9 @@ CALIBRATIONS = ("contextual", "batch", "bias")
 REWARDS = (0.35, 0.2)
 CONTRASTS = (0.3, 0.15)
 WHOLE = ("max_tokens", "top_k")
-NEAREST_STARTS = ((8, ("choice",)), (4, ("choice+batch", "choice")), (2, ("choice",)))  # at most so many near demos
-NEAREST_ALONE = 4  # where so many may be shown: fewer are too few without others
 PREFERRED = ("choice+batch", "choice")
+NEAREST_STARTS = ((4, PREFERRED), (4, PREFERRED), (8, ("choice",)))  # at most so many near demos, under a read-out
+NEAREST_ALONE = 4  # where so many may be shown: fewer are too few without others
 
 
 class Suggest(Protocol):
@@ -94,11 +94,7 @@ class PredictorSpace:
 
     def generates(self, readout: str) -> bool:
         """Whether any output is generated under this read-out."""
-        types = field_types(self.signature)
-        outputs = [types[name] for name in self.signature.output_fields]
-        if readout == "span":
-            return not all(map(is_text, outputs))
-        return not readout.startswith("choice") or not all(choices(output) for output in outputs)
+        return generates(self.signature, readout.partition("+")[0])
 
     def state(self, params: Mapping[str, Any]) -> PredictorState:
         """The predictor's parameters at a point, calibration left out (see `calibration`)."""
@@ -217,8 +213,10 @@ class Space:
             for part in self.predictors:
                 close = most > 0 and part.nearest_counts[-1] >= NEAREST_ALONE
                 many = part.demo_counts[-1] if part.start_count is None else part.start_count
-                preferred = [r for r in (*(readouts if close else PREFERRED), "span", "text") if r in part.readouts]
-                nearest = [n for n in part.nearest_counts if n <= most] if close else part.nearest_counts[:1]
+                wanted = (*(readouts if close else ()), *PREFERRED, "span", "text")
+                preferred = [readout for readout in wanted if readout in part.readouts]
+                few = [count for count in part.nearest_counts if count <= most] if close else []
+                nearest = few or part.nearest_counts[:1]
                 chosen: dict[str, Any] = {
                     "instruction": 0,
                     "demos": part.demo_counts[0] if close else many,

@@ -24,6 +24,7 @@ from .schema import LOCAL_KEYS, SERVER_KEYS, Learned, ModelSpec, PredictorSpec, 
 from .schema_tests import AssertSpec, TestSpec
 from .spans import sources_of
 from .state import ReadOut
+from .votes import generates
 
 NODE_KEYS = ("module", "fields", "instructions", "format", "readout", "decoding", "demos", "nearest")
 
@@ -117,6 +118,9 @@ def _check_readout(
                 valid = None if near else f"one of {', '.join(finite[name])}"
                 problems.at((*keys, label), "no such label", expected=valid, nearest=near)
     _check_heads(learned.readout, finite, keys_of, problems)
+    if learned.readout.votes and not generates(signature, learned.readout.kind, learned.readout.heads):
+        message = f"the read-out {learned.readout.kind!r} draws nothing here, so there is nothing to vote on"
+        problems.at(keys_of("readout", "votes"), message, hint="Take `votes` out.")
 
 
 def _has_labels(name: str, finite: Mapping[str, Sequence[str]], keys: Keys, problems: KeyProblems) -> bool:

@@ -27,8 +27,8 @@ from .state import PredictorState
 class Graph(dspy.Module):
     """The program of a spec. Its nodes are attributes, so `named_predictors` gives `NODE` or `NODE.predict`.
 
-    `input_types`: input -> type. `output_types`: the outputs that an example gives labels for. `label_types`: the other
-    fields that nodes write, which an example may give labels for.
+    `input_types`: input -> type. `output_types`: the outputs that an example gives labels for. `output_names`: all that
+    a prediction holds. `label_types`: the other fields that nodes write, which an example may give labels for.
     """
 
     def __init__(self, plan: Plan, states: Mapping[str, PredictorState]) -> None:
@@ -36,6 +36,7 @@ class Graph(dspy.Module):
         super().__init__()
         self.input_types = dict(plan.inputs)
         self.output_types = dict(plan.output_types)
+        self.output_names = tuple(plan.outputs)
         self.label_types = dict(plan.label_types)
         self._plan = plan
         for step in plan.steps:

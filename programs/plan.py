@@ -27,6 +27,7 @@ GRAPH_FACE = frozenset(
     {
         "input_types",
         "output_types",
+        "output_names",
         "label_types",
         "columns",
         "forward",

@@ -76,7 +76,7 @@ class Predictor(dspy.Predict):
         lm, config, signature, demos, inputs = self._forward_preprocess(**kwargs)
         if asked.get("temperature") is None and self.decoding.temperature > DRAWN_ABOVE:
             config.pop("temperature", None)  # DSPy's own, for several samples: it does not know the learned one
-        demos = self._shown(demos, inputs)
+        demos = self.shown(demos, inputs)
         bridge = bridge_of(lm)
         if bridge is None:
             completions = self._elsewhere(lm, config, signature, demos, inputs)
@@ -99,7 +99,7 @@ class Predictor(dspy.Predict):
         bridge = bridge_of(lm)
         if bridge is None:
             raise InputError("a prompt's tokens can only be shown for a Cuecard target", hint="Pass lm=target.lm.")
-        demos = self._shown(self.demos, inputs)
+        demos = self.shown(self.demos, inputs)
         return first_prompt(Call(bridge.gatherer, self.format, self.signature, demos, inputs, self.state))
 
     def head_prompt(self, lm: Any, field: str, inputs: Mapping[str, Any]) -> Prompt:
@@ -107,7 +107,7 @@ class Predictor(dspy.Predict):
         bridge = bridge_of(lm)
         if bridge is None:
             raise InputError("a head needs a Cuecard target", hint="Pass lm=target.lm.")
-        demos = self._shown(self.demos, inputs)
+        demos = self.shown(self.demos, inputs)
         return head_prompt(Call(bridge.gatherer, self.format, self.signature, demos, inputs, self.state), field)
 
     def dump_state(self, json_mode: bool = True) -> dict[str, Any]:
@@ -131,7 +131,7 @@ class Predictor(dspy.Predict):
         self.state = PredictorState.model_validate({**self.state.model_dump(), **ours})
         return self
 
-    def _shown(self, demos: Sequence[Any], inputs: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
+    def shown(self, demos: Sequence[Any], inputs: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
         """The demos that a call shows: the fixed ones, and those nearest to its inputs."""
         shown = tuple(map(dict, demos))
         if self.nearest is None or self._neighbours is None:

@@ -16,10 +16,11 @@ Calibration by offsets: Zhao et al. 2021 (contextual, arXiv 2102.09690) and Zhou
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import dspy
@@ -36,7 +37,8 @@ from .formats.fields import kind as type_in
 from .heads import loaded
 from .prompt import Prompt, render
 from .spans import around, best, is_text, left_open, runs, sources_of, turn_end
-from .state import PredictorState, SpanChoice
+from .state import PredictorState, ReadOut, SpanChoice
+from .votes import elected, voters
 
 BY_FIELD = ("choice", "span", "head")  # the read-outs that take one field after the other, in any format
 
@@ -94,6 +96,9 @@ class Call:
 def answer(call: Call) -> list[dict[str, Any]]:
     """The outputs of one call: `n` of them. Raises `ReadError` when the text can't be read."""
     kind = call.state.readout.kind
+    if call.state.readout.votes is not None:
+        drawn = (replace(call, state=state) for state in voters(call.state, call.state.readout.votes))
+        return [elected(call.signature, [partial(_first, one) for one in drawn])]
     if kind == "constrained":
         return _constrained(call)
     if kind == "choice" and not any(choices(call.type_of(name)) for name in call.signature.output_fields):
@@ -105,6 +110,10 @@ def answer(call: Call) -> list[dict[str, Any]]:
     if kind in BY_FIELD or call.format.opens:
         return [_by_field(call, sample) for sample in range(call.state.decoding.n)]
     return _whole(call)
+
+
+def _first(call: Call) -> dict[str, Any]:
+    return answer(call)[0]
 
 
 def first_prompt(call: Call) -> Prompt:
@@ -242,20 +251,28 @@ def _choice_room(call: Call, field: str) -> int:
     return max(map(len, _label_ids(call, field)[1]))
 
 
+def calibrated(readout: ReadOut, field: str, labels: Sequence[str], totals: Sequence[float]) -> dict[str, float]:
+    """What a field's label is chosen by, the first of the highest: log-likelihoods less learned offsets, or logits.
+
+    The logits are those of the learned matrix, where there is one, in the order of its labels.
+
+    totals: the labels' log-likelihoods in nats, as the model gave them.
+    """
+    by_label, matrix = dict(zip(labels, totals, strict=True)), readout.heads.get(field)
+    if matrix is not None:
+        logits = loaded(matrix).logits(np.array([by_label[label] for label in matrix.labels]))
+        return dict(zip(matrix.labels, logits.tolist(), strict=True))
+    offsets = readout.calibration.offsets.get(field, {}) if readout.calibration is not None else {}
+    return {label: total - offsets.get(label, 0.0) for label, total in by_label.items()}
+
+
 def _choose(call: Call, field: str, before: Values) -> Any:
     """Choose one field's value by calibrated log-likelihood; ties go to the first label."""
     labels, continuations = _label_ids(call, field)
     prompt = call.prompt(call.format.lead(call.signature, field, before), max(map(len, continuations)))
     totals = call.gatherer.score(ScoreRequest(prompt.ids, continuations)).totals
-    matrix = call.state.readout.heads.get(field)
-    if matrix is None:
-        calibration = call.state.readout.calibration
-        offsets = calibration.offsets.get(field, {}) if calibration is not None else {}
-        adjusted = [total - offsets.get(label, 0.0) for label, total in zip(labels, totals, strict=True)]
-        chosen = labels[adjusted.index(max(adjusted))]
-    else:
-        by_label = dict(zip(labels, totals, strict=True))
-        chosen = loaded(matrix).predict(np.array([by_label[label] for label in matrix.labels]))
+    scores = calibrated(call.state.readout, field, labels, totals)
+    chosen = max(scores, key=scores.__getitem__)
     seen = _choices.get()
     if seen is not None:
         seen.append(Choice(call.predictor, field, labels, totals, chosen, len(prompt.ids)))

@@ -146,6 +146,19 @@ class StopSpec(Strict):
     trials_without_gain: Positive | None = Field(None, description="So many trials in a row found nothing better.")
 
 
+class ChooseSpec(Strict):
+    """Which of the programs that a search has measured is taken: the best one, unless one of these says otherwise."""
+
+    at_least: Number | None = Field(None, description="The shortest prompts with this score on dev.")
+    at_most_tokens: PositiveNumber | None = Field(None, description="The best with at most so many prompt tokens.")
+
+    @model_validator(mode="after")
+    def _one(self) -> ChooseSpec:
+        if self.at_least is not None and self.at_most_tokens is not None:
+            raise ValueError("one of at_least and at_most_tokens")
+        return self
+
+
 PROPOSALS = 4
 
 
@@ -181,12 +194,13 @@ class SearchSpec(Strict):
     """What is searched. `auto` leaves the choice to the optimizer; a decoding setting without a range stays fixed."""
 
     demos: Span[Count] = (0, 8)
-    nearest: Span[Count] = (0, 16)
+    nearest: Span[Count] = (0, 8)
     instructions: Annotated[
         InstructionSpec, BeforeValidator(short_form("most"), json_schema_input_type=int | InstructionSpec)
     ] = Field(default_factory=InstructionSpec)
     formats: Literal["auto"] | tuple[str, ...] = "auto"
     readouts: Literal["auto"] | tuple[ReadOutKind, ...] = "auto"
+    votes: Annotated[int, Field(strict=True, ge=2, le=64)] | None = None
     calibrations: Literal["auto"] | tuple[Literal["none", "contextual", "batch", "bias", "matrix"], ...] = "auto"
     max_tokens: Span[Positive] | None = None
     temperature: Span[NotNegative] | None = None
@@ -212,6 +226,7 @@ class OptimizeSpec(Strict):
     optimizer: str = "joint"
     budget: BudgetSpec = Field(default_factory=BudgetSpec)
     stop: StopSpec = Field(default_factory=StopSpec)
+    choose: ChooseSpec = Field(default_factory=ChooseSpec)
     seed: Whole = 0
     search: SearchSpec = Field(default_factory=SearchSpec)
     options: dict[str, Any] = Field(default_factory=dict)

@@ -95,7 +95,8 @@ class ReadOut(Strict):
     copied word for word from the inputs named in `sources` (none: from any text input), the most likely span as `span`
     tells, all other fields are generated; `head`: the fields in `heads` are read off the model's hidden state, which is
     no prompt and goes with one model only, all other fields are generated. A `choice` may have `heads` too, matrices
-    that read the labels' log-likelihoods. In YAML also short: `readout: choice`.
+    that read the labels' log-likelihoods. With `votes`, so many answers are drawn where one is
+    generated, and the one is taken that most agree with, see `votes.py`. In YAML also short: `readout: choice`.
     """
 
     kind: ReadOutKind = "text"
@@ -103,6 +104,7 @@ class ReadOut(Strict):
     sources: tuple[str, ...] = ()
     span: SpanChoice | None = None
     heads: dict[str, HeadChoice] = Field(default_factory=dict)
+    votes: int | None = Field(None, ge=2, le=64)
 
     @model_serializer(mode="wrap")
     def _short(self, handler: SerializerFunctionWrapHandler) -> Any:

@@ -59,20 +59,30 @@ def check(spec: SpecFile, allow_outside: AllowOutside = False, allow_code: Allow
 
 
 def _lines(spec: Spec, problems: list[InputError], allow_code: bool) -> Iterator[tuple[str, str]]:
-    from ..from_spec import spec_budget, spec_metric
+    from ..from_spec import spec_budget
 
     yield "model", _model(spec)
     if spec.steps:
         yield from _program(spec, problems, allow_code)
     else:
         yield from _predictors(spec)
-    metric = _noting(problems, lambda: spec_metric(spec, allow_code=allow_code))
+    metric = _noting(problems, lambda: _metric(spec, allow_code))
     yield "metric", metric.name if metric is not None else "none (a compile needs one)"
     _noting(problems, lambda: _check_optimizer(spec, metric))
     yield "optimize", f"{spec.optimize.optimizer}, {budget_text(spec_budget(spec))}, seed {spec.optimize.seed}"
     yield "tests", counted(len(spec.tests), "test")
     if spec.compiled is not None:
         yield from _compiled(spec)
+
+
+def _metric(spec: Spec, allow_code: bool) -> Metric | None:
+    """The spec's metric, checked against its program where the spec holds one."""
+    from ...programs.graph import build
+    from ..from_spec import spec_metric
+    from ..label_metrics import knowing_labels
+
+    found = spec_metric(spec, allow_code=allow_code)
+    return knowing_labels(found, build(spec)) if found is not None and spec.steps else found
 
 
 def _program(spec: Spec, problems: list[InputError], allow_code: bool) -> Iterator[tuple[str, str]]:

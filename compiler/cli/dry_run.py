@@ -113,7 +113,7 @@ def _generation(plan: CompilePlan) -> Iterator[str]:
         return
     known = "" if plan.exact else ", without what is made before or written by a model"
     most = counted(plan.generation_runs, "metric call")
-    yield f"first generation: {counted(len(plan.first), 'candidate')}, at most {most}{known}"
+    yield f"first generation: {counted(len(plan.first), 'candidate')}, about {most}{known}"
     yield from columns([_candidate(each) for each in plan.first], indent=2)
     without = ", ".join(plan.unrendered)
     if without:

@@ -68,18 +68,42 @@ def _verdict(compilation: Compilation) -> Iterator[str]:
     candidates = counted(result.trials - 1, "candidate")
     if verdict is None:
         yield f"The baseline is kept: none of {candidates} did better on dev."
+    elif result.accepted and not _better(verdict):
+        yield "The compiled program is shorter than the baseline, and has the score that was asked for on dev:"
+        yield f"{_difference(verdict)} by a paired permutation test ({_counts(verdict)})."
     elif result.accepted:
         yield f"The compiled program is better than the baseline on dev: {_difference(verdict)}"
         yield f"by a paired permutation test ({_counts(verdict)}); the best of {candidates}."
     else:
         yield f"The baseline is kept: the best of {candidates} leads on dev by {_difference(verdict)}"
         yield f"in a paired permutation test ({_counts(verdict)}), which may be chance."
+    yield from _front(compilation)
     if result.prompt_only is not None and has_heads(result.chosen.candidate.states.values()):
         what = heads_text(result.chosen.candidate.states.values())
         yield f"It reads {what}, which is no prompt and goes with this model alone;"
         yield f"the best program of prompts alone has {_alone(compilation, result.prompt_only)} on dev."
     if result.stopped_by in ENDED:
         yield f"The search ended before its budget: {ENDED[result.stopped_by]}."
+
+
+def _better(verdict: PairedResult) -> bool:
+    from ...optimizers.search import ACCEPT_LEVEL
+
+    return verdict.difference > 0 and verdict.p_value < ACCEPT_LEVEL
+
+
+def _front(compilation: Compilation) -> Iterator[str]:
+    """What is to be had for how long a prompt, where the user has asked for more than the best score."""
+    result, rule = compilation.result, compilation.task.choose
+    if rule.at_least is None and rule.at_most_tokens is None:
+        return
+    chosen = next((point for point in result.front if point.trial == result.chosen.number), None)
+    if rule.at_least is not None and (result.chosen.score or 0.0) < rule.at_least:
+        yield f"No program reached {rule.at_least:g} on dev."
+    if chosen is not None and not rule.allows(chosen.tokens):
+        yield f"Its prompts have {chosen.tokens:,.0f} tokens: nothing shorter was better than the baseline."
+    told = ", ".join(f"{point.tokens:,.0f} tokens {point.score:.3f}" for point in result.front)
+    yield f"Prompt tokens of a run, and the best score on dev that they bought: {told}."
 
 
 def has_heads(states: Iterable[PredictorState]) -> bool:
@@ -135,7 +159,9 @@ def readout_text(state: PredictorState) -> str:
     calibration = state.readout.calibration
     matrix = any(head.is_matrix for head in state.readout.heads.values())
     told = " with a matrix fitted on train (not a prompt)" if matrix else ""
-    return READOUTS[state.readout.kind] + (f" with {calibration.method} calibration" if calibration else told)
+    told = f" with {calibration.method} calibration" if calibration else told
+    votes = f", the one of {state.readout.votes} that most agree with" if state.readout.votes else ""
+    return f"{READOUTS[state.readout.kind]}{told}{votes}"
 
 
 def decoding_text(state: PredictorState) -> str:

@@ -155,3 +155,17 @@ def test_what_is_wrong_is_said_before_anything_runs(instructions: Any, message: 
     with pytest.raises(InputError) as raised:
         compile_tickets(tmp_path, engine, search=search(**instructions))
     assert re.search(message, " ".join(str(raised.value).split())) and not engine.batches
+
+
+def test_a_list_of_texts_belongs_to_one_predictor(tmp_path: Path) -> None:
+    spec = spec_folder(tmp_path)
+    text = spec.read_text(encoding="utf-8").replace("instructions: 1", "instructions: {texts: [Route it.]}")
+    spec.write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match="found a list for a program with the predictors summary, route"):
+        compile_spec(spec, target=fake_target(WordLearner().engine()), runs=tmp_path / "runs")
+
+
+def test_nobody_is_asked_for_what_there_is_no_room_for(tmp_path: Path) -> None:
+    engine = Both().engine()
+    compile_tickets(tmp_path, engine, search=search(most=2, texts=["Route this."], proposals=3))
+    assert not any("write the instruction" in prompt for prompt in engine.prompts())

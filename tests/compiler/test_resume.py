@@ -77,6 +77,24 @@ def test_killed_anywhere_and_gone_on_with(share: float, alone: Any, tmp_path: Pa
     assert engine.batches == whole.batches[kill_at:], "nothing is asked twice, and in the same batches"
 
 
+@pytest.mark.parametrize("optimizer", ["copro", "gepa", "random"])
+def test_a_search_that_runs_out_of_points_runs_out_again(optimizer: str, tmp_path: Path) -> None:
+    """Draws that come to fewer points than asked for, or to none, ask the model and run rows all the same."""
+
+    def given(folder: Path, engine: FakeEngine) -> cuecard.Compiled:
+        search = {"instructions": 3, "demos": 0, "formats": ["completion"], "readouts": ["text"]}
+        return compile_tickets(folder, engine, optimizer=optimizer, search=search, budget={"metric_calls": 600})
+
+    whole = learner()
+    expected = result(given(tmp_path / "whole", whole), tmp_path / "whole")
+    assert expected[1]["run"]["search"]["stopped_by"] == "exhausted"
+    for share in (0.3, 0.6, 0.9, 0.99):
+        folder = tmp_path / str(share)
+        with pytest.raises(Killed):
+            given(folder, learner(int(share * len(whole.batches))))
+        assert result(given(folder, learner()), folder) == expected
+
+
 def test_killed_many_times_in_the_middle_of_writing(alone: Any, tmp_path: Path) -> None:
     generator = random.Random(0)
     for _ in range(3):

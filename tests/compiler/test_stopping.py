@@ -234,7 +234,7 @@ def test_a_wish_that_was_acted_on_is_not_forgotten_by_a_kill_before_the_searchs_
         (folder / "triage-1" / "stop").unlink()
         assert result(compile_tickets(folder, learner(), **given), folder) == expected
         break
-    assert seen == [{"by": "file", "steps": 0}]
+    assert seen == [{"by": "file", "steps": 0, "known": [1, 1]}]
 
 
 def test_ctrl_c_ends_the_search_with_the_best_so_far(tmp_path: Path) -> None:

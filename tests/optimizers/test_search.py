@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from cuecard.metrics import metric as metric_named
 from cuecard.metrics.statistics import paired_test
 from cuecard.models.engine import Decoding
 from cuecard.optimizers.base import Budget, Candidate, Outcome, Proposal, Trial
+from cuecard.optimizers.front import FrontRule
 from cuecard.optimizers.joint import joint, uniform
 from cuecard.optimizers.pacing import FIRST_BLOCK, blocks
 from cuecard.optimizers.search import MOST_DUPLICATES, Search, SearchResult
@@ -621,8 +623,8 @@ def test_a_calibrated_candidate_runs_with_its_offsets_and_is_kept_with_them() ->
 def test_calibration_never_sees_dev_and_takes_few_rows_before_the_first_block() -> None:
     run = calibrated()
     fitted = [ids for candidate, ids in run.evaluator.runs if not set(ids) & set(range(64))]
-    assert [len(ids) for ids in fitted] == [8, 8, 32], "candidate 2 loses the first block"
-    assert fitted[2][:8] == fitted[0]
+    assert [len(ids) for ids in fitted] == [16, 16, 32], "candidate 2 loses the first block"
+    assert fitted[2][:16] == fitted[0]
 
 
 def test_who_ends_the_race_runs_its_first_block_again_with_its_last_calibration() -> None:
@@ -760,7 +762,7 @@ def test_widths_are_told_before_a_generation_and_can_be_given() -> None:
     points, told = [point(n) for n in range(1, 8)], Told()
     scores = graded(base=0.5, **{f"c{n}": 0.5 for n in range(1, 8)})
     run = Run(scores, points, rows=16, **racing(3, planned=told))
-    assert told.generations == [[3], [3], [1]], "as many as there were to race"
+    assert told.generations == [[3], [3], [3], [3]], "as many as were asked for: the third finds one, the last none"
     assert len(run.trials) == 8
     again = Told()
     Run(scores, points, rows=16, budget=Budget(seconds=0.0), **racing(9, schedule=[[2], [1]], planned=again))
@@ -820,3 +822,74 @@ def test_seconds_are_kept_back_for_what_comes_later() -> None:
     run = Run(scores, points, rows=16, budget=Budget(seconds=200.0), **racing(4, later=30))
     assert run.result.stopped_by == "seconds"
     assert 200 - 60 - 2 * 16 <= run.evaluator.elapsed() <= 200 - 60 + 16
+
+
+# ---- score against prompt length
+
+
+def shown(*counts: int) -> tuple[list[dict[str, Any]], Space]:
+    """Points that show so many demos, each of which makes the prompt ten tokens longer."""
+    points = [point(place, demos=count, demo_set=0) for place, count in enumerate(counts, start=1)]
+    return points, space(demo_counts=(0, 2, 4, 8))
+
+
+SHARES = {"base": 0.1, "c1": 0.95, "c2": 0.7, "c3": 0.6, "c4": 0.3}
+
+
+def ruled(rule: FrontRule, *counts: int, **shares: float) -> Run:
+    """A search whose candidates all run on all of dev."""
+    points, over = shown(*counts)
+    given = {**SHARES, **shares}
+    return Run(graded(**given), points, over=over, rows=32, search={"width": 1, "first_rung": 64, "rule": rule})
+
+
+def test_the_front_holds_what_no_other_beats() -> None:
+    run = ruled(FrontRule(), 2, 4, 8)
+    found = [(point.trial, point.tokens) for point in run.result.front]
+    assert found[0] == (0, 0.0) and found[-1] == (1, 20.0)
+    assert run.result.chosen.number == 1
+
+
+def test_the_shortest_with_the_score_is_taken() -> None:
+    run = Run(
+        graded(**SHARES), [point(3, demos=2, demo_set=0), point(2, demos=4, demo_set=0), point(1, demos=8, demo_set=0)],
+        over=space(demo_counts=(0, 2, 4, 8)), rows=32, search={"rule": FrontRule(at_least=0.65)},
+    )  # fmt: skip
+    assert [trial.status for trial in run.trials] == ["complete"] * 4
+    assert number_of(run.result.chosen.candidate) == 2, "candidate 1 is better, and twice as long"
+    assert run.result.verdict is not None and run.result.verdict.difference < 0.8, "the chosen one's own"
+    assert [point.tokens for point in run.result.front] == [0.0, 20.0, 40.0, 80.0]
+
+
+def test_a_shorter_program_need_not_be_better_than_a_baseline_that_has_the_score() -> None:
+    long = Candidate({"p": PredictorState(instructions="own", demos=tuple({"ticket": f"x{n}"} for n in range(8)))})
+    evaluator = FakeEvaluator({"p": ROUTE}, graded(base=0.9, c1=0.9))
+    over = space(demo_counts=(0, 2))
+    rule = FrontRule(at_least=0.8)
+    made = Search(evaluator, over, dev(32), (), Budget(), 0, lambda trial: None, rule=rule)
+    result = made.run(made.baseline(long), Listed([point(1, demos=2, demo_set=0)]))
+    assert result.accepted and number_of(result.chosen.candidate) == 1
+    assert (
+        not replace(made, rule=FrontRule()).run(made.baseline(long), Listed([point(1, demos=2, demo_set=0)])).accepted
+    )
+
+
+def test_what_is_too_long_is_never_run() -> None:
+    points, over = shown(8, 4, 2)
+    run = Run(graded(**SHARES), points, over=over, rows=32, search={"rule": FrontRule(at_most_tokens=40)})
+    assert [number_of(trial.candidate) for trial in run.trials] == [None, 2, 3]
+    assert run.strategy.told[0] == (0.0, False), "the strategy learns that it is of no use"
+    assert number_of(run.result.chosen.candidate) == 2
+
+
+def test_the_search_ends_where_everything_is_too_long() -> None:
+    class Endless(Listed):
+        def propose(self) -> Proposal | None:
+            self.proposed += 1
+            return Proposal(point(1, demos=8, demo_set=0), self.proposed)
+
+    evaluator = FakeEvaluator({"p": ROUTE}, graded(**SHARES))
+    over, rule = space(demo_counts=(0, 8)), FrontRule(at_most_tokens=40)
+    made = Search(evaluator, over, dev(32), (), Budget(), 0, lambda trial: None, rule=rule)
+    result = made.run(made.baseline(BASELINE), Endless([]))
+    assert (result.stopped_by, result.chosen.number) == ("exhausted", 0)

@@ -248,3 +248,16 @@ def test_the_read_outs_that_a_signature_allows(
 )
 def test_demo_counts(low: int, high: int, available: int, expected: tuple[int, ...]) -> None:
     assert demo_counts(low, high, available) == expected
+
+
+@pytest.mark.parametrize("counts", [(4,), (4, 8), (12, 16), (0, 1, 2, 4, 8), (0, 2)])
+def test_starts_stay_within_the_near_demos_that_may_be_shown(counts: tuple[int, ...]) -> None:
+    made = Space((space(nearest_counts=counts, pool=POOL),))
+    starts = made.starts()
+    assert {point["p.nearest"] for point in starts} <= set(counts)
+    assert len(starts) == len(FORMATS) + (3 if counts[-1] >= 4 else 0)
+
+
+def test_labels_are_never_started_as_text_where_they_can_be_chosen() -> None:
+    only = space(nearest_counts=(0, 4, 8), pool=POOL, readouts=("text", "choice+batch"))
+    assert {point["p.readout"] for point in Space((only,)).starts()} == {"choice+batch"}
