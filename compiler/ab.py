@@ -17,7 +17,7 @@ from ..models.target import Target
 from ..optimizers.base import Outcome, Row
 from ..programs.schema import Spec
 from .diff import Difference, Flip, compare, compare_rows, flips
-from .evaluate import Observer, gold_fields, measured, run_programs
+from .evaluate import Observer, gold_fields, measured_again, open_models, run_programs
 from .evaluator import predictors_of
 from .judging import PreferenceMetric, Preferences, prefer
 from .judging.preference import Answers
@@ -39,30 +39,13 @@ class Both:
 class Ab:
     """Two programs on the same rows: how they differ, how many rows failed in either, and what a judge prefers.
 
-    rows: those that did not fail, in order.
+    A row that some metric has no score for failed, too. rows: those that did not fail, in order.
     """
 
     difference: Difference
     failed: int
     rows: tuple[Both, ...]
     preferences: Preferences | None = None
-
-
-def run_ab(
-    programs: tuple[Named, Named],
-    rows: Sequence[Row],
-    metrics: Sequence[Metric],
-    target: Target,
-    *,
-    seed: int = 0,
-    observer: Observer | None = None,
-) -> tuple[Difference, int]:
-    """The difference between two programs (name, spec, program) on the rows, and how many of those failed in either.
-
-    Examples flip by the first metric. Raises `InputError` without rows, `RunError` when every one failed.
-    """
-    found = run_judged(programs, rows, metrics, target, seed=seed, observer=observer)
-    return found.difference, found.failed
 
 
 def run_judged(
@@ -75,7 +58,11 @@ def run_judged(
     seed: int = 0,
     observer: Observer | None = None,
 ) -> Ab:
-    """`run_ab`, with what a judge of pairs says of both answers to each row; with a judge there need be no metric."""
+    """The difference between two programs (name, spec, program) on the rows, by metrics and by a judge of pairs.
+
+    With a judge there need be no metric. Examples flip by the first metric. Raises `InputError` without rows,
+    `RunError` when every one failed.
+    """
     if not rows:
         raise InputError("there are no examples")
     before, after = programs
@@ -83,20 +70,26 @@ def run_judged(
         for predictor in predictors_of(program).values():
             predictor.lm = None
     lm = language_model(target.engine)
+    with dspy.context(lm=lm):
+        for metric in (*metrics, judge):
+            open_models(metric)
     first = metrics[0] if metrics else None
-    outcomes = run_programs([before[2], after[2]], rows, lm=lm, metric=first, observer=observer)
-    there = [pair for pair in zip(*outcomes, strict=True) if not any(outcome.error for outcome in pair)]
-    if not there:
-        cause = next(outcome.error for each in outcomes for outcome in each if outcome.error)
-        raise RunError(f"all {len(rows)} examples failed", hint=f"The first failure: {cause}")
+    ran = run_programs([before[2], after[2]], rows, lm=lm, metric=first, observer=observer)
+    with dspy.context(lm=lm):  # a judge asks the model while it measures
+        measured = [ran, *(_measured(programs, ran, metric) for metric in metrics[1:])]
+    errors = [_error(measured, place) for place in range(len(rows))]
+    kept = [place for place, error in enumerate(errors) if error is None]
+    if not kept:
+        raise RunError(f"all {len(rows)} examples failed", hint=f"The first failure: {errors[0]}")
+    there = [tuple(side[place] for side in ran) for place in kept]
     sides = [program_side(name, spec) for name, spec, _ in programs]
     found = compare(*(replace(side, scores={}) for side in sides), seed=seed)
-    with dspy.context(lm=lm):  # a judge asks the model while it measures
-        keyed = [_measured(programs, there, metric) for metric in metrics]
-    compared = compare_rows([(m, *pair) for m, pair in zip(metrics, keyed, strict=True)], seed=seed)
-    by_key = {_key(pair[0]): pair for pair in there}
-    changed = flips(*keyed[0]) if keyed else ([], [])
-    better, worse = (tuple(_told(flip, by_key[flip.key]) for flip in part) for part in changed)
+    pairs = zip(metrics, measured, strict=False)  # without a metric there is nothing to compare
+    keyed = [(metric, _keyed(both[0], kept), _keyed(both[1], kept)) for metric, both in pairs]
+    compared = compare_rows(keyed, seed=seed)
+    by_key = {key_of(pair[0]): pair for pair in there}
+    changed = flips(*keyed[0][1:]) if keyed else ([], [])
+    better, worse = (tuple(with_answers(flip, by_key[flip.key]) for flip in part) for part in changed)
     done = replace(found, comparisons=compared, better=better, worse=worse)
     preferences = None if judge is None else _preferred(programs, there, judge, lm)
     return Ab(done, len(rows) - len(there), tuple(map(_both, there)), preferences)
@@ -122,22 +115,27 @@ def _read(outcome: Outcome) -> Mapping[str, Any] | None:
     return None if outcome.unread is not None else outcome.prediction
 
 
-def _measured(
-    programs: tuple[Named, Named], there: Sequence[tuple[Outcome, ...]], metric: Metric
-) -> tuple[dict[str, Measurement], dict[str, Measurement]]:
-    keys = [_key(pair[0]) for pair in there]
-    found = [
-        dict(zip(keys, measured(program, [pair[place] for pair in there], metric), strict=True))
-        for place, (_, _, program) in enumerate(programs)
-    ]
-    return found[0], found[1]
+def _measured(programs: tuple[Named, Named], ran: Sequence[Sequence[Outcome]], metric: Metric) -> list[list[Outcome]]:
+    """The outcomes of both programs with the measurements of another metric."""
+    return [measured_again(program, side, metric) for (_, _, program), side in zip(programs, ran, strict=True)]
 
 
-def _key(outcome: Outcome) -> str:
+def _error(measured: Sequence[Sequence[Sequence[Outcome]]], place: int) -> str | None:
+    """Why a row failed, in either program or by any metric."""
+    return next((side[place].error for both in measured for side in both if side[place].error), None)
+
+
+def _keyed(side: Sequence[Outcome], places: Sequence[int]) -> dict[str, Measurement]:
+    return {key_of(side[place]): found for place in places if (found := side[place].measurement) is not None}
+
+
+def key_of(outcome: Outcome) -> str:
+    """The name of an outcome's row, the same for both programs; sorted they are in the rows' order."""
     return f"example {outcome.row.id + 1:06d}"
 
 
-def _told(flip: Flip, pair: Sequence[Outcome]) -> Flip:
+def with_answers(flip: Flip, pair: Sequence[Outcome]) -> Flip:
+    """A flip with its row's inputs and both answers, from what became of the row in both programs."""
     both = _both(pair)
     return replace(flip, key=both.key, inputs=both.inputs, answers=both.answers)
 

@@ -16,7 +16,7 @@ import contextvars
 import logging
 import math
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -72,6 +72,29 @@ class BatchMetric(Protocol):
         """The measurement of each case, in order; a text, which says why, where there is none: never a score."""
 
 
+@runtime_checkable
+class OwnModel(Protocol):
+    """A `Metric` that may name a model itself, which is opened before any row runs: it may not be there."""
+
+    def open_model(self) -> None:
+        """Open the model that it names; nothing where it names none. Raises `InputError`."""
+
+
+def open_models(metric: Metric | None) -> None:
+    """Open the models that a metric, or a part of it, names itself. Raises `InputError` for one that is not there."""
+    for part in parts_of(metric):
+        if isinstance(part, OwnModel):
+            part.open_model()
+
+
+def parts_of(metric: Metric | None) -> Iterator[Metric]:
+    """The metric itself, then the parts of a weighted sum, at any depth."""
+    if metric is not None:
+        yield metric
+    for part in metric.metrics if isinstance(metric, Weighted) else ():
+        yield from parts_of(part)
+
+
 def run_program(
     program: dspy.Module,
     rows: Sequence[Row],
@@ -112,6 +135,8 @@ def run_programs(
     finished = 0
     together = metric is not None and in_batches(metric)
     alone = None if together else metric
+    with dspy.context(lm=lm):
+        open_models(metric)
 
     def work() -> None:
         nonlocal finished
@@ -165,31 +190,37 @@ def gold_fields(program: dspy.Module) -> frozenset[str] | None:
 def measured(program: dspy.Module, outcomes: Sequence[Outcome], metric: Metric) -> list[Measurement]:
     """What `metric` says of outcomes that are there already; those whose call failed have no measurement.
 
-    Raises `RunError` when the metric breaks, `NoMeasurement` where a `BatchMetric`, which runs on the LM of DSPy's
-    context, gives a reason in place of a measurement.
+    Raises `NoMeasurement` where a `BatchMetric` gives a reason in place of a measurement, and as `measured_again`.
+    """
+    told = measured_again(program, outcomes, metric)
+    lost = next((new for new, old in zip(told, outcomes, strict=True) if new.error and not old.error), None)
+    if lost is not None:
+        raise NoMeasurement(f"example {lost.row.id + 1} has no score by {metric.name!r}: {lost.error}")
+    return [outcome.measurement for outcome in told if outcome.measurement is not None]
+
+
+def measured_again(program: dspy.Module, outcomes: Sequence[Outcome], metric: Metric) -> list[Outcome]:
+    """Outcomes that are there already with the measurements of `metric`. One that it has none for counts as failed.
+
+    A `BatchMetric` runs on the LM of DSPy's context. Raises `RunError` when the metric breaks.
     """
     if in_batches(metric):
-        told = _measured_together(metric, [program] * len(outcomes), outcomes)
-        lost = next((new for new, old in zip(told, outcomes, strict=True) if new.error and not old.error), None)
-        if lost is not None:
-            raise NoMeasurement(f"example {lost.row.id + 1} has no score by {metric.name!r}: {lost.error}")
-        return [outcome.measurement for outcome in told if outcome.measurement is not None]
+        return _measured_together(metric, [program] * len(outcomes), outcomes)
     gold = gold_fields(program)
-    found: list[Measurement] = []
+    found: list[Outcome] = []
     for outcome in outcomes:
-        labels = _gold(outcome.row, gold)
+        labels, measurement = _gold(outcome.row, gold), None
         if outcome.unread is not None:
-            found.append(metric.worst(labels))
+            measurement = metric.worst(labels)
         elif outcome.prediction is not None:
-            found.append(_measure(metric, outcome.row, labels, outcome.prediction))
+            measurement = _measure(metric, outcome.row, labels, outcome.prediction)
+        found.append(replace(outcome, measurement=measurement))
     return found
 
 
 def in_batches(metric: Metric) -> bool:
     """Whether a metric measures whole batches, or has a part that does."""
-    return isinstance(metric, BatchMetric) or (
-        isinstance(metric, Weighted) and any(in_batches(part) for part in metric.metrics)
-    )
+    return any(isinstance(part, BatchMetric) for part in parts_of(metric))
 
 
 def _measured_together(metric: Metric, programs: Sequence[dspy.Module], outcomes: Sequence[Outcome]) -> list[Outcome]:

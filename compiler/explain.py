@@ -22,10 +22,10 @@ from ..models.target import Target
 from ..optimizers.base import Outcome
 from ..optimizers.explain import DEMO, Comparison, Effect, compare, effects
 from ..optimizers.likelihood import Unit, label_likelihoods, likelihood_added
-from .ab import _key, _told
-from .api import Data, MetricLike, Program, _target, load
+from .ab import key_of, with_answers
+from .api import Data, MetricLike, Program, load, opened_target
 from .compiled import Compiled
-from .diff import Flip, _flip_dict, flips
+from .diff import Flip, flip_dict, flips
 from .evaluate import Observer
 from .evaluator import ProgramEvaluator, apply, predictors_of
 from .explain_plan import Plan, make_plan
@@ -72,8 +72,8 @@ class Explanation:
             "detectable": self.against.detectable,
             "dimensions": [effect.as_dict() for effect in self.dimensions],
             "demos": [effect.as_dict() for effect in self.demos],
-            "better": [_flip_dict(flip) for flip in self.better],
-            "worse": [_flip_dict(flip) for flip in self.worse],
+            "better": [flip_dict(flip) for flip in self.better],
+            "worse": [flip_dict(flip) for flip in self.worse],
             "failed": self.failed,
             "without_likelihood": dict(self.skipped),
             "notes": list(self.notes),
@@ -109,8 +109,8 @@ def explain(
         plain = plain or _baseline_of(program)
     if plain is None:
         raise InputError("there is no baseline", expected="a program, a file, or what cuecard.compile gave as compiled")
-    read_metric = metric_of(metric)
-    return run_plan(make_plan(program, plain, examples, read_metric), _target(target), seed=seed, observer=observer)
+    plan = make_plan(program, plain, examples, metric_of(metric))
+    return run_plan(plan, opened_target(target), seed=seed, observer=observer)
 
 
 def run_plan(plan: Plan, target: Target, *, seed: int = 0, observer: Observer | None = None) -> Explanation:
@@ -128,9 +128,9 @@ def run_plan(plan: Plan, target: Target, *, seed: int = 0, observer: Observer | 
     found = effects(plan.metric, ours, pairs, seed=seed)
     found, skipped = _with_likelihoods(plan, evaluator, lm, ran, found, seed)
     kept = [pair for pair in zip(theirs, ours, strict=True) if not any(outcome.error for outcome in pair)]
-    by_key = {_key(pair[0]): pair for pair in kept}
+    by_key = {key_of(pair[0]): pair for pair in kept}
     before, after = ({key: m for key, pair in by_key.items() if (m := pair[side].measurement)} for side in (0, 1))
-    better, worse = (tuple(_told(flip, by_key[flip.key]) for flip in part) for part in flips(before, after))
+    better, worse = (tuple(with_answers(flip, by_key[flip.key]) for flip in part) for part in flips(before, after))
     measured = [outcome.measurement for _, outcome in kept if outcome.measurement is not None]
     return Explanation(
         plan.metric.name,

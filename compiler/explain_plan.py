@@ -23,7 +23,7 @@ from ..programs.schema import Spec
 from ..programs.state import PredictorState
 from ..seeds import derive_seed
 from ..signatures import dump
-from .api import Data, Program, _examples
+from .api import Data, Program, checked_examples
 from .compiled import Compiled
 from .evaluator import Columns, candidate_of, predictors_of, same_names
 from .examples import Examples
@@ -66,7 +66,7 @@ def make_plan(compiled: Program, baseline: Program, examples: Data, metric: Metr
     columns = compiled.compilation.task.columns if isinstance(compiled, Compiled) else None
     program, plain = (_adopted(each) for each in (compiled, baseline))
     check_same_predictors(program, plain)
-    rows = _examples(examples, program)
+    rows = checked_examples(examples, program)
     if not rows:
         raise InputError("there are no examples")
     if columns is None:

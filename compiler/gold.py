@@ -16,7 +16,7 @@ import dspy
 from ..models.engine import Failure, ScoreRequest
 from ..models.lm import bridge_of
 from ..optimizers.base import Outcome
-from ..optimizers.demos import _gold as gold_values
+from ..optimizers.demos import gold_values
 from ..programs.predictor import Predictor
 from ..programs.prompt import PromptTooLong
 from ..programs.readout import Call
@@ -78,7 +78,7 @@ def _requests(part: Predictor, lm: dspy.LM, case: Case) -> list[ScoreRequest]:
     inputs, answers = case
     bridge = bridge_of(lm)
     assert bridge is not None, "the program has run on it"
-    call = Call(bridge.gatherer, part.format, part.signature, part._shown(part.demos, inputs), inputs, part.state)
+    call = Call(bridge.gatherer, part.format, part.signature, part.shown(part.demos, inputs), inputs, part.state)
     found = []
     for field, value, before in answers:
         ids = bridge.engine.tokenizer.encode(part.format.write(part.signature, field, value))

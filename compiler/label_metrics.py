@@ -14,7 +14,7 @@ def knowing_labels(metric: Metric, program: dspy.Module) -> Metric:
     """`metric`, told of every output of `program` that has a finite set of values."""
     if isinstance(program, Graph):
         types = {**program.label_types, **program.output_types}
-        check_judges(metric, program.input_types, types)
+        check_judges(metric, program.input_types, program.output_names)
     else:
         types = {}
         for _, predictor in program.named_predictors():

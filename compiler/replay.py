@@ -37,6 +37,7 @@ from ..models.engine import (
     Tokenizer,
     Turn,
 )
+from ..models.hidden import FeatureRequest, Features
 from ..models.target import Target
 from .difference import first_difference, nearest_text
 from .journal import Clock, JournaledEngine
@@ -46,7 +47,7 @@ FORMAT = "cuecard-recording-1"
 CALLS, TOKENIZER, RECORD, SCORES = "calls.jsonl", "tokenizer.jsonl", "record.json", "scores.json"
 AGAIN = "If the change is meant, record again with --record."
 
-Request = GenerateRequest | ScoreRequest | SpanRequest
+Request = GenerateRequest | ScoreRequest | SpanRequest | FeatureRequest
 
 
 class RecordingEngine(JournaledEngine):
@@ -110,6 +111,7 @@ class _Absent:
     def __init__(self, folder: Path, about: Description, tokenizer: Tokenizer, *, can_score: bool) -> None:
         self.identity, self.name, self.context_window = about.identity, about.name, about.context_window
         self.can_score = can_score
+        self.layers = 1  # any number above 0: features that were recorded can be asked for
         self.ledger = Ledger()
         self.tokenizer: Tokenizer = _Following(tokenizer, folder)
         self._folder = folder
@@ -123,6 +125,10 @@ class _Absent:
         self._refuse(requests[0])
 
     def spans(self, requests: Sequence[SpanRequest]) -> list[Spans | Failure]:
+        """Raises `InputError`."""
+        self._refuse(requests[0])
+
+    def features(self, requests: Sequence[FeatureRequest]) -> list[Features | Failure]:
         """Raises `InputError`."""
         self._refuse(requests[0])
 
@@ -219,6 +225,8 @@ def _difference(recorded_texts: Sequence[str], text: str) -> str:
 def _settings(request: Request, same: Sequence[dict[str, Any]]) -> str:
     """What is asked of a recorded prompt that was not asked of it before."""
     if not isinstance(request, GenerateRequest):
+        if isinstance(request, FeatureRequest):
+            return "The prompt is the same, the hidden states that a head reads are others."
         return "The prompt is the same, the labels or spans that are scored are others."
     ours = request.decoding.model_dump(mode="json", exclude_defaults=True)
     found = next((call for call in same if "decoding" in call), None)

@@ -91,7 +91,7 @@ def show(found: Difference, *, unchanged: bool = False) -> None:
     for title, rows, style in (("better", found.better, "green"), ("worse", found.worse, "red")):
         if rows:
             say()
-            _flips(title, rows, style, len(rows) if unchanged else SHOWN)
+            show_flips(title, rows, style, len(rows) if unchanged else SHOWN)
     for text in found.notes:
         say()
         say(f"note: {text}")
@@ -177,7 +177,8 @@ def _comparisons(found: tuple[Comparison, ...]) -> Iterator[tuple[str, ...]]:
         )
 
 
-def _flips(title: str, rows: tuple[Flip, ...], style: str, most: int) -> None:
+def show_flips(title: str, rows: tuple[Flip, ...], style: str, most: int) -> None:
+    """Print examples that flipped, the first `most` of them."""
     say(f"{title}: {counted(len(rows), 'example')}", style)
     lines = []
     for flip in rows[:most]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,7 +28,7 @@ from .progress import counting
 from .screen import columns, counted, say, say_json, score_text, short_path
 
 if TYPE_CHECKING:
-    from ...metrics import Metric
+    from ...metrics import Metric, Score
     from ...models.target import Target
     from ...programs.graph import Graph
     from ...programs.schema import Spec
@@ -41,6 +42,7 @@ Example:
   $ cuecard eval ticket_triage.compiled.yaml --metric exact_match
   ticket_triage on smollm2-135m, bfloat16, cpu: 120 examples of test
   exact_match  0.583 [0.494, 0.668]
+  with 120 rows a difference below 0.126 could go unseen
 
 \b
   $ cuecard eval ticket_triage.yaml --record calls/    # then, without the model:
@@ -104,14 +106,15 @@ def evaluate_program(
 ) -> int:
     """Score a program on examples, with 95 % intervals.
 
-    An answer that could not be read counts as the metric's worst. An example whose call failed has no score, and is
-    counted apart; the exit code is 3 then. A call that --replay does not have is an error, which says where the
-    prompt has changed. With --judge-check the judge is measured, and not the program.
+    An answer that could not be read counts as the metric's worst. An example whose call failed, or that a metric could
+    not measure, has no score and is counted apart; the exit code is 3 then. A call that --replay does not have is an
+    error, which says where the prompt has changed. With --judge-check the judge is measured, and not the program.
     """
     import dspy
 
     from ..api import evaluate
     from ..baseline import write_baseline
+    from ..evaluate import open_models
     from ..replay import SCORES
     from ..sides import scored_baseline
 
@@ -128,8 +131,11 @@ def evaluate_program(
         with opened as target:
             return _check_judge(judge, spec, graph, target, where, rows, labels, as_json)
     with opened as target, counting("running", len(rows)) as observer:
-        evaluation = evaluate(graph, rows, first, target=target, observer=observer)
         with dspy.context(lm=target.lm):  # what judges run on that have no model of their own
+            for each in metrics.values():
+                open_models(each)
+        evaluation = evaluate(graph, rows, first, target=target, observer=observer)
+        with dspy.context(lm=target.lm):
             found = {name: _score(graph, evaluation, each, first) for name, each in metrics.items()}
             if scores is not None or record is not None:
                 scored = scored_baseline(spec, graph, target.description.identity, first, evaluation.outcomes)
@@ -141,21 +147,58 @@ def evaluate_program(
         say_json(_json(spec, target, where, evaluation, found), indent=2)
     else:
         say(f"{spec.name} on {target_text(target)}: {counted(len(rows), 'example')} of {where}")
-        lines = [(name, score_text(score)) for name, score in found.items()]
-        lines += [("unread", f"{counted(evaluation.unread, 'answer')} could not be read")] if evaluation.unread else []
-        lines += [("failed", f"{counted(evaluation.failed, 'example')} with no score")] if evaluation.failed else []
-        for line in columns(lines):
+        for line in (*columns(list(_lines(evaluation, found))), *_unseen(metrics, found)):
             say(line)
-    return 3 if evaluation.failed else 0
+    return 3 if any(each.lost for each in found.values()) else 0
+
+
+@dataclass(frozen=True)
+class Found:
+    """The score by one metric, None where no example has one; `lost`: why, by the place of an example that has none.
+
+    `detectable`: the smallest true difference from another program that these rows would show four times in five.
+    """
+
+    score: Score | None
+    lost: Mapping[int, str]
+    detectable: float | None
+
+
+def _lines(evaluation: Evaluation, found: Mapping[str, Found]) -> Iterator[tuple[str, str]]:
+    """The scores, then what has none: examples whose call failed, which no metric has, and those of one metric."""
+    for name, each in found.items():
+        yield name, "-" if each.score is None else score_text(each.score)
+    if evaluation.unread:
+        yield "unread", f"{counted(evaluation.unread, 'answer')} could not be read"
+    if evaluation.failed:
+        yield "failed", f"{counted(evaluation.failed, 'example')} with no score"
+    for name, each in found.items():
+        alone = {place: why for place, why in each.lost.items() if evaluation.outcomes[place].error is None}
+        if alone:
+            yield "failed", f"{counted(len(alone), 'example')} with no score by {name}: {next(iter(alone.values()))}"
+
+
+def _unseen(metrics: Mapping[str, Metric], found: Mapping[str, Found]) -> list[str]:
+    """What the rows could not show by the first metric that has a score."""
+    from ..baseline import unseen_text
+
+    for name, each in found.items():
+        if each.score is not None and each.detectable is not None:
+            told = unseen_text(metrics[name], each.detectable, name if len(found) > 1 else "")
+            return [f"with {counted(each.score.n, 'row')} {told}"]
+    return []
 
 
 def _judge(spec: Spec, metrics: Mapping[str, Metric]) -> JudgeMetric:
     """The first judge among the metrics."""
-    from ..judging import judge_in
+    from ..judging import judge_in, preference_in
 
     found = next((judge for each in metrics.values() if (judge := judge_in(each)) is not None), None)
     if found is None:
         hint = "Give it one: `metric: {judge: {rubric: ...}}`."
+        if any(preference_in(each) is not None for each in metrics.values()):
+            message = "`preference` cannot be checked: --judge-check takes a `judge`"
+            raise InputError(message, path=spec.path, hint=hint)
         raise InputError("there is no judge in the spec's `metric:`", path=spec.path, hint=hint)
     return found
 
@@ -171,8 +214,12 @@ def _check_judge(
     as_json: bool,
 ) -> int:
     """Measure the judge."""
+    import dspy
+
     from ..judging.telling import as_lines, check_on, plain
 
+    with dspy.context(lm=target.lm):
+        judge.open_model()
     with counting("running", len(rows)) as observer:
         check = check_on(judge, graph, rows.items, target.lm, labels=labels, seed=spec.optimize.seed, observer=observer)
     if as_json:
@@ -224,7 +271,28 @@ def read_metrics(spec: Spec, graph: Graph, names: Any, *, allow_code: bool) -> d
         raise InputError("there is no `metric:`", path=spec.path, hint="Name one: --metric exact_match.")
     ours = knowing_labels(ours, graph)
     parts = ours.metrics if isinstance(ours, Weighted) else ()
-    return {ours.name: ours, **{part.name: part for part in parts}}
+    return {ours.name: ours, **_named(parts, spec)}
+
+
+def _named(parts: Sequence[Metric], spec: Spec) -> dict[str, Metric]:
+    """The parts of a weighted sum by name, those of one name with their fields, or a number.
+
+    Raises `InputError` for judges of one name, which can have one each.
+    """
+    from ..judging import AskingMetric
+
+    names = [part.name for part in parts]
+    found: dict[str, Metric] = {}
+    for part in parts:
+        several = names.count(part.name) > 1 and part.fields
+        name = f"{part.name} ({', '.join(part.fields)})" if several else part.name
+        if name in found and isinstance(part, AskingMetric):
+            hint = "Give each a name: `{judge: {name: tone, rubric: ...}}`."
+            message = f"two metrics are called {name!r}"
+            raise InputError(message, path=spec.path, line=spec.line("metric"), field="metric", hint=hint)
+        same = sum(each == name or each.startswith(f"{name} #") for each in found)
+        found[f"{name} #{same + 1}" if same else name] = part
+    return found
 
 
 def _examples(spec: Spec, graph: Graph, data: Path | None, split: str | None) -> tuple[str, Examples]:
@@ -244,18 +312,23 @@ def _examples(spec: Spec, graph: Graph, data: Path | None, split: str | None) ->
     return chosen, found[chosen]
 
 
-def _score(graph: Graph, evaluation: Evaluation, metric: Metric, first: Metric) -> Any:
+def _score(graph: Graph, evaluation: Evaluation, metric: Metric, first: Metric) -> Found:
     """The score by one metric; the first has it already."""
     from ...metrics import interval
-    from ..evaluate import measured
+    from ..baseline import could_go_unseen
+    from ..evaluate import measured_again
 
-    if metric is first:
-        return evaluation.score
-    return interval(metric, measured(graph, evaluation.outcomes, metric))
+    told = evaluation.outcomes if metric is first else measured_again(graph, evaluation.outcomes, metric)
+    lost = {place: outcome.error for place, outcome in enumerate(told) if outcome.error is not None}
+    there = [outcome.measurement for outcome in told if outcome.measurement is not None]
+    if not there:
+        return Found(None, lost, None)
+    score = evaluation.score if metric is first else interval(metric, there)
+    return Found(score, lost, could_go_unseen(metric, there))
 
 
 def _json(
-    spec: Spec, target: Target, where: str, evaluation: Evaluation, scores: Mapping[str, Any]
+    spec: Spec, target: Target, where: str, evaluation: Evaluation, found: Mapping[str, Found]
 ) -> dict[str, object]:
     about = target.description
     return {
@@ -263,7 +336,8 @@ def _json(
         "target": {"name": about.name, "identity": about.identity, "device": about.device, "dtype": about.dtype},
         "data": where,
         "examples": len(evaluation.outcomes),
-        "scores": {name: score.as_dict() for name, score in scores.items()},
+        "scores": {name: each.score.as_dict() if each.score else None for name, each in found.items()},
+        "detectable": {name: each.detectable for name, each in found.items()},
         "unread": evaluation.unread,
-        "failed": evaluation.failed,
+        "failed": len({place for each in found.values() for place in each.lost}),
     }

@@ -21,7 +21,7 @@ from .common import (
     open_target,
     target_text,
 )
-from .diff import SHOWN, _flips
+from .diff import SHOWN, show_flips
 from .eval import read_metrics
 from .progress import counting
 from .screen import columns, counted, note, one_line, say, say_json, score_text
@@ -187,7 +187,7 @@ def _show(found: Explanation, notes: Sequence[str], *, every: bool) -> None:
     for title, flips, style in (("better", found.better, "green"), ("worse", found.worse, "red")):
         if flips:
             say()
-            _flips(title, flips, style, len(flips) if every else SHOWN)
+            show_flips(title, flips, style, len(flips) if every else SHOWN)
     failed = [f"{counted(found.failed, 'example')} failed and are left out"] if found.failed else []
     failed += [_failed(each) for each in (*found.dimensions, *found.demos) if each.failed > found.failed]
     skipped = [f"no log-likelihood for the demos of {name}: {why}" for name, why in found.skipped.items()]

@@ -34,7 +34,7 @@ Examples:
   $ cuecard test ticket_triage.compiled.yaml
   pass  a double charge goes to billing
   fail  a lost parcel goes to shipping   queue: found "account", expected equals "shipping"
-  pass  quality holds on the test split  exact_match 0.583 [0.494, 0.668] on 120 rows, at least 0.5
+  pass  quality holds on the test split  exact_match 0.583 [0.494, 0.668] on 120 rows, at least 0.5; ...
   2 passed, 1 failed
 
 \b
@@ -128,6 +128,7 @@ def test(
     1 when one fails, 3 when one could not be run.
     """
     from ..testing import Recorder, Report, find_suites, read_last_failed, read_suite, select
+    from ..testing.results import target_text
 
     sources = {"--rescore": rescore, "--replay": replay, "--record": record, "--model": model}
     _check_options(sources, record_outputs)
@@ -147,15 +148,15 @@ def test(
     recorder = Recorder()
     started = time.perf_counter()
     if rescore is not None:
-        identity, results = _rescored(suites, rescore, update_baseline)
+        answered_by, results = _rescored(suites, rescore, update_baseline)
     else:
         with _targets(suites, model, device, dtype, record, replay) as targets:
-            named = (f"{target.description.name} ({target.engine.identity})" for target in targets)
-            identity = ", ".join(dict.fromkeys(named))
+            recorder.models |= {target.engine.identity: target.description.name for target in targets}
+            answered_by = ", ".join(target_text(name, identity) for identity, name in recorder.models.items())
             results = _run(suites, targets, recorder, update_baseline, timed=replay is None)
     title = suites[0].spec.name if len(suites) == 1 else short_path(path)
     every = tuple(result for part in results for result in part)
-    report = Report(title, identity, every, time.perf_counter() - started)
+    report = Report(title, answered_by, every, time.perf_counter() - started)
     if record_outputs is not None:
         recorder.write(record_outputs)
     _note_failures(suites, results)
@@ -233,7 +234,7 @@ def _rescored(suites: Sequence[Suite], path: Path, update_baseline: bool) -> tup
 
     recording = read_recording(path)
     found = [judge(suite, recording, update_baseline=update_baseline) for suite in suites]
-    return ", ".join(recording.targets), found
+    return ", ".join(recording.models), found
 
 
 def _note_failures(suites: Sequence[Suite], results: Sequence[Sequence[Result]]) -> None:

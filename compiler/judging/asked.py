@@ -7,6 +7,7 @@ and a metric remembers what was said, since the trials of a compile give many eq
 
 from __future__ import annotations
 
+import logging
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,14 +15,19 @@ from typing import Any
 
 import dspy
 
-from ...errors import RunError
+from ...errors import InputError, RunError
 from ...metrics import Measurement, Metric, Record
 from ...models.address import shown
 from ...models.lm import bridge_of
+from ...programs.formats import format_named
+from ...programs.schema import Target as MadeFor
+from ...programs.state import FormatChoice
 from ..evaluate import Answered
 from .asking import Judgement, NoJudgement, ask
-from .models import ModelLike, Models, NoModel
+from .models import ModelLike, Models, NoModel, check_model
 from .programs import JudgeProgram
+
+logger = logging.getLogger("cuecard")
 
 Question = tuple[JudgeProgram, dict[str, str]]
 Key = tuple[str, tuple[tuple[str, str], ...]]
@@ -38,9 +44,9 @@ class Grade:
 class AskingMetric(Metric):
     """A metric from 0 to 1 whose scores come from a judge.
 
-    model: what the judge runs on, None for the LM of DSPy's context; made_for: the identity of the engine that the
-    judge was compiled for, where `model` is only what its file names: the context's LM goes before it where it is that
-    one.
+    model: what the judge runs on, None for the LM of DSPy's context; made_for: the target that the judge was compiled
+    for, where `model` is only what its file names: the context's LM goes before it where it is that one, and what it
+    runs on instead is warned of. Raises `InputError` for a `model` that is none.
     """
 
     def __init__(
@@ -50,11 +56,12 @@ class AskingMetric(Metric):
         *,
         model: ModelLike | None = None,
         models: Models | None = None,
-        made_for: str | None = None,
+        made_for: MadeFor | None = None,
     ) -> None:
+        check_model(model)
         self.name, self.fields = name, tuple(fields)
         self.model, self.models = model, models or Models()
-        self._made_for = made_for
+        self._made_for, self._warned = made_for, False
         self._known: dict[Key, Judgement] = {}
 
     @abstractmethod
@@ -83,18 +90,30 @@ class AskingMetric(Metric):
         told = self.model.get("server") or self.model.get("id") if isinstance(self.model, Mapping) else self.model
         return None if told is None else shown(told)
 
+    def open_model(self) -> None:
+        """See `evaluate.OwnModel`."""
+        if self.model is not None:
+            self.lm()
+
     def lm(self) -> dspy.LM:
-        """What it runs on. Raises `NoModel`."""
+        """What it runs on. Warns once where that is not what the judge was compiled for. Raises `NoModel`."""
         lm = dspy.settings.lm
         bridge = bridge_of(lm)
-        here = self._made_for is not None and bridge is not None and bridge.engine.identity == self._made_for
+        made_for = self._made_for
+        here = made_for is not None and bridge is not None and bridge.engine.identity == made_for.identity
         if self.model is not None and not here:
             lm = self.models.lm(self.model)
-        if bridge_of(lm) is None:
+            bridge = bridge_of(lm)
+        if bridge is None:
             raise NoModel(
                 f"the judge {self.name!r} has no model to run on",
                 hint="Name one (`model:`), or run it within dspy.context(lm=target.lm).",
             )
+        if made_for is not None and bridge.engine.identity != made_for.identity and not self._warned:
+            self._warned = True
+            theirs = ", ".join(part for part in (made_for.name, made_for.dtype, made_for.device) if part)
+            told = f"the judge {self.name!r} was compiled for another target ({theirs or made_for.identity})"
+            logger.warning(f"{told}; it runs on {bridge.engine.name}")
         assert isinstance(lm, dspy.LM), "it has a bridge"
         return lm
 
@@ -121,6 +140,17 @@ def grade_all(cases: Sequence[tuple[AskingMetric, Answered]]) -> list[Grade | No
             else:
                 silent[id(metric), key] = judgement
     return [_graded(metric, questions, silent) for metric, questions in asked]
+
+
+def checked_format(choice: FormatChoice | None) -> FormatChoice | None:
+    """A judge's `format`. Raises `InputError`, whose `field` is that, for one that there is not."""
+    if choice is not None:
+        try:
+            format_named(choice)
+        except InputError as error:
+            parts: dict[str, Any] = {"expected": error.expected, "nearest": error.nearest, "hint": error.hint}
+            raise InputError(error.message, field="format", **parts) from None
+    return choice
 
 
 def _graded(

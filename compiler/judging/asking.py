@@ -13,13 +13,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import dspy
-import numpy as np
 
 from ...optimizers.base import Outcome
-from ...programs.heads import loaded
 from ...programs.predictor import Predictor
-from ...programs.readout import Choice
-from ...programs.state import ReadOut
+from ...programs.readout import calibrated
 from ...signatures.labels import label_text
 from ..evaluate import run_program
 from ..examples import Example
@@ -92,22 +89,9 @@ def _said(outcome: Outcome, judge: JudgeProgram, parts: Mapping[str, Predictor])
     field, label = judge.asked, label_text(outcome.prediction[judge.field])
     for name, choice in reversed(outcome.choices):
         if choice.field == field:
-            return Judgement(label, _probabilities(choice, parts[name].readout))
+            scores = calibrated(parts[name].readout, choice.field, choice.labels, choice.totals)
+            return Judgement(label, dict(zip(scores, softmax(list(scores.values())), strict=True)))
     return Judgement(label, {})
-
-
-def _probabilities(choice: Choice, readout: ReadOut) -> dict[str, float]:
-    """The labels' probabilities under the calibration that the judge has learned: a matrix, or one number a label."""
-    totals = dict(zip(choice.labels, choice.totals, strict=True))
-    matrix = readout.heads.get(choice.field)
-    if matrix is not None:
-        logits = loaded(matrix).logits(np.array([totals[label] for label in matrix.labels]))
-        return dict(zip(matrix.labels, softmax(logits.tolist()), strict=True))
-    offsets: Mapping[str, float] = {}
-    if readout.calibration is not None:
-        offsets = readout.calibration.offsets.get(choice.field, {})
-    shares = softmax([total - offsets.get(label, 0.0) for label, total in totals.items()])
-    return dict(zip(totals, shares, strict=True))
 
 
 def softmax(totals: Sequence[float]) -> list[float]:

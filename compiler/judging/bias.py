@@ -15,7 +15,7 @@ from typing import Any
 
 from ...errors import InputError
 from ...metrics import Measurement, bootstrap
-from ...metrics.values import as_text
+from ...metrics.values import as_text, references
 from ...signatures.labels import label_text
 from ..evaluate import Answered
 from .agreement import Agreement, agreement
@@ -112,7 +112,7 @@ def pairs_of(metric: JudgeMetric, cases: Sequence[Answered]) -> list[Pair]:
         others += [other.prediction for other in (*cases[place + 1 :], *cases[:place])]
         for other in others:
             if all(name in other for name in fields):
-                theirs = {name: _one(other[name]) for name in fields}
+                theirs = {name: as_text(references(other[name], case.prediction[name])[0]) for name in fields}
                 if theirs != ours:
                     found.append(Pair(case.inputs, ours, theirs, case.gold))
                     break
@@ -135,11 +135,6 @@ def human_labels(metric: JudgeMetric, human: Sequence[Any]) -> list[str]:
             raise InputError(message, field="--labels", expected=f"one of {', '.join(known)}")
         made.append(text)
     return made
-
-
-def _one(value: Any) -> str:
-    """One text: of several references the first."""
-    return as_text(value[0] if isinstance(value, list) and value else value)
 
 
 def _length(

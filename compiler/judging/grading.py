@@ -20,12 +20,10 @@ from ...signatures import choices, field_types
 from ...signatures.types import shape
 from ..evaluate import Answered
 from ..evaluator import predictors_of
-from .asked import AskingMetric, Grade, Question
+from .asked import AskingMetric, Grade, Question, checked_format
 from .asking import Judgement
 from .loading import JudgeFile, label_values
-from .models import ModelLike as ModelLike
-from .models import Models as Models
-from .models import NoModel as NoModel
+from .models import ModelLike, Models
 from .programs import CRITERION, NO, YES, JudgeProgram, Subject, check_scale, checker, grader
 
 
@@ -64,7 +62,7 @@ class JudgeMetric(AskingMetric):
         self.reference, self.probabilities = reference, probabilities
         self._given = None if given is None else _judge_of(given)
         own = self._given.predictor.state.format if self._given is not None else "chat"
-        self.state = PredictorState(format=format or own, readout=ReadOut(kind="choice"))
+        self.state = PredictorState(format=checked_format(format) or own, readout=ReadOut(kind="choice"))
         self._values = file.values if file else None if self._given is None else _worth(self._given)
         self._programs: dict[Subject, JudgeProgram] = {}
         if not rubric.strip() and not self.criteria and program is None:
@@ -128,6 +126,9 @@ class JudgeMetric(AskingMetric):
         subject = Subject(tuple(name for name in inputs if name not in seen), seen)
         references = [subject.reference_of(name) for name in seen]
         criterion = [subject.free(CRITERION)] if self.criteria else []
+        if any(name not in judge.inputs for name in criterion):
+            hint = "Leave out `criteria`, or name a judge that `checker` made."
+            raise self._unfit("the judge reads no criterion", hint=hint)
         known = [*subject.inputs, *outputs, *references, *criterion]
         asked = [name for name, kind in judge.input_types.items() if not shape(kind).optional]
         unknown = next((name for name in asked if name not in known), None)

@@ -23,6 +23,7 @@ from ...programs.learned import state_of
 from ...programs.predictor import Predictor
 from ...programs.problems import KeyProblems
 from ...programs.schema import ModelSpec, Spec
+from ...programs.schema import Target as MadeFor
 from ...programs.spec import load_spec
 from ...signatures import choices, field_types, signature
 from ...signatures.labels import label_text
@@ -40,14 +41,14 @@ class JudgeFile:
     """A judge that was read from a file.
 
     values: what each label is worth, 0 to 1, in the labels' order; model: what the file says that it runs on; made_for:
-    the identity of the engine that it was compiled for; sha256: of the file's bytes.
+    the target that it was compiled for; sha256: of the file's bytes.
     """
 
     program: JudgeProgram
     values: Mapping[str, float]
     path: Path
     model: ModelLike | None
-    made_for: str | None
+    made_for: MadeFor | None
     sha256: str
 
 
@@ -74,7 +75,7 @@ def load_judge(
         label_values(labels, values, path, _line(spec)),
         path,
         _model(spec.model, path.parent),
-        spec.compiled.target.identity if spec.compiled else None,
+        spec.compiled.target if spec.compiled else None,
         hashlib.sha256(read_bytes(path)).hexdigest(),
     )
 

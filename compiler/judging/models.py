@@ -1,4 +1,4 @@
-"""What judges run on: the models that they name, each opened once."""
+"""What judges run on: the models that they name, checked when a metric is made, and each opened once."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import dspy
+from pydantic import ValidationError
 
-from ...errors import InputError
+from ...errors import InputError, nearest
 from ...models.address import is_address, shown
 from ...models.lm import language_model
 from ...models.target import Target
 from ...models.target import target as open_target
+from ...programs.schema import ModelSpec
 
 ModelLike = str | Mapping[str, Any]
 Open = Callable[[ModelLike], Target]
@@ -20,6 +22,22 @@ Open = Callable[[ModelLike], Target]
 
 class NoModel(InputError):
     """A judge was asked where no model runs."""
+
+
+def check_model(model: ModelLike | None) -> None:
+    """Raise `InputError`, whose `field` is the key, for what a spec's own `model` could not be either."""
+    if not isinstance(model, Mapping):
+        return
+    try:
+        ModelSpec.model_validate(model)
+    except ValidationError as error:
+        first = error.errors()[0]
+        found, told = str(first["loc"][-1]) if first["loc"] else "", first["msg"].removeprefix("Input should be ")
+        field = ".".join(map(str, ("model", *first["loc"])))
+        if first["type"] == "extra_forbidden":
+            near = nearest(found, ModelSpec.model_fields)
+            raise InputError(f"a model has no key {found!r}", field="model", nearest=near) from None
+        raise InputError(f"found {first['input']!r}", field=field, expected=told) from None
 
 
 def _open(model: ModelLike) -> Target:

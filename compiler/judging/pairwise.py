@@ -57,12 +57,6 @@ class Pairwise:
     labels: tuple[tuple[str, str] | None, ...]
 
     @property
-    def wins(self) -> dict[Winner, int]:
-        """How many pairs ended how."""
-        ends: tuple[Winner, ...] = ("a", "b", "tie", "inconsistent")
-        return {end: sum(winner == end for winner in self.winners) for end in ends}
-
-    @property
     def failed(self) -> int:
         """Pairs for which a call failed."""
         return sum(isinstance(winner, NoJudgement) and not winner.unread for winner in self.winners)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import dspy
 
-from ...errors import RunError
+from ...errors import InputError, RunError
 from ...metrics import Measurement, Metric, Record
 from ...metrics.values import answers, as_text, labels, references
 from ...models.engine import ScoreRequest
@@ -25,7 +25,7 @@ from ...models.lm import bridge_of
 from ...programs.schema_tests import PERPLEXITY
 from ..evaluate import Answered, run_program
 from ..examples import Example
-from .models import ModelLike, Models, NoModel
+from .models import ModelLike, Models, NoModel, check_model
 
 if TYPE_CHECKING:
     import numpy as np
@@ -65,8 +65,9 @@ class Perplexity(Metric):
         """`fields`: the outputs that are read, default those that the example labels, or the only one.
 
         of: the program's answer, or the gold value (of several references all); model: what reads them, default the
-        program's own.
+        program's own. Raises `InputError` for a `model` that is none.
         """
+        check_model(model)
         self.fields, self.of, self.model = tuple(fields), of, model
         self.models = models or Models()
         self._known: dict[tuple[str, str], Likelihood] = {}
@@ -88,7 +89,9 @@ class Perplexity(Metric):
         return self._measured([self._texts(case.gold, case.prediction) for case in cases])
 
     def worst(self, example: Record) -> Measurement:
-        """See `Metric.worst`: a text without tokens."""
+        """See `Metric.worst`: a text without tokens. Of the gold values, which it says nothing of, no text at all."""
+        if self.of == "reference":
+            return Measurement(self.low, (0.0,) * self.width)
         count = len(self.fields) or max(1, len(list(example.keys())))
         return Measurement(self.low, (0.0, 0.0, 0.0, float(count)))
 
@@ -121,6 +124,11 @@ class Perplexity(Metric):
         silent = Likelihood(0.0, 0)
         return {text: lost.get(text) or self._known.get((identity, text), silent) for text in texts}
 
+    def open_model(self) -> None:
+        """See `evaluate.OwnModel`."""
+        if self.model is not None:
+            self._lm()
+
     def _lm(self) -> dspy.LM:
         """What it runs on. Raises `NoModel`."""
         lm = self.models.lm(self.model) if self.model is not None else dspy.settings.lm
@@ -137,7 +145,11 @@ def perplexity_on(models: Models) -> Callable[..., Perplexity]:
     """What makes the metric from its options in a spec. `models`: where it finds one that the spec names."""
 
     def made(*, fields: tuple[str, ...] = (), of: Of = "answer", model: Named = None) -> Perplexity:
-        return Perplexity(fields=fields, of=of, model=model, models=models)
+        try:
+            return Perplexity(fields=fields, of=of, model=model, models=models)
+        except InputError as error:  # where the metric stands is told with it, where no field is
+            parts: dict[str, Any] = {"expected": error.expected, "nearest": error.nearest, "hint": error.hint}
+            raise InputError(f"{error.field}: {error.message}", **parts) from None
 
     return made
 

@@ -25,7 +25,7 @@ from ...metrics import Score
 from ...metrics.values import answers, as_text, labels, references
 from ...programs.state import FormatChoice, PredictorState, ReadOut
 from ..evaluate import Answered
-from .asked import AskingMetric, Grade, Question
+from .asked import AskingMetric, Grade, Question, checked_format
 from .asking import Judgement, NoJudgement
 from .models import ModelLike, Models
 from .pairwise import Pair, Pairwise, PositionBias, compare_pairs, in_both_orders, winner
@@ -57,7 +57,7 @@ class PreferenceMetric(AskingMetric):
         if not rubric.strip():
             raise InputError("the judge has no rubric", expected="rubric: what makes one of two answers better")
         self.rubric, self.ties = rubric, ties
-        self.state = PredictorState(format=format or "chat", readout=ReadOut(kind="choice"))
+        self.state = PredictorState(format=checked_format(format) or "chat", readout=ReadOut(kind="choice"))
         self._programs: dict[Subject, Judge] = {}
 
     def program(self, subject: Subject) -> Judge:

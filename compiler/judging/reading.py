@@ -11,16 +11,17 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from ...errors import InputError
-from ...metrics import Metric, Weighted
+from ...errors import InputError, nearest
+from ...metrics import Metric
 from ...metrics import metric as registered
 from ...programs.problems import InputErrors
 from ...programs.schema_tests import JUDGE, PERPLEXITY, PREFERENCE, unfolded
+from ..evaluate import parts_of
 from .asked import AskingMetric
 from .grading import JudgeMetric
 from .models import Models
 from .options import Place, judge_of, preference_of
-from .perplexity import perplexity_on
+from .perplexity import Perplexity, perplexity_on
 from .preference import PreferenceMetric
 
 
@@ -55,11 +56,8 @@ def metric_of(
 
 
 def judge_in(metric: Metric | None) -> JudgeMetric | None:
-    """The judge that a metric is, or the first one in a weighted sum."""
-    if isinstance(metric, JudgeMetric):
-        return metric
-    parts = metric.metrics if isinstance(metric, Weighted) else ()
-    return next((found for part in parts if (found := judge_in(part)) is not None), None)
+    """The judge of single answers that a metric is, or the first one in a weighted sum."""
+    return next((each for each in asking_in(metric) if isinstance(each, JudgeMetric)), None)
 
 
 def preference_in(metric: Metric | None) -> PreferenceMetric | None:
@@ -69,10 +67,7 @@ def preference_in(metric: Metric | None) -> PreferenceMetric | None:
 
 def asking_in(metric: Metric | None) -> Iterator[AskingMetric]:
     """The metrics that ask a judge: the metric itself, or those of a weighted sum."""
-    if isinstance(metric, AskingMetric):
-        yield metric
-    for part in metric.metrics if isinstance(metric, Weighted) else ():
-        yield from asking_in(part)
+    return (each for each in parts_of(metric) if isinstance(each, AskingMetric))
 
 
 def judge_files(metric: Metric | None) -> list[str]:
@@ -82,10 +77,21 @@ def judge_files(metric: Metric | None) -> list[str]:
 
 
 def check_judges(metric: Metric | None, inputs: Iterable[str], outputs: Iterable[str]) -> None:
-    """Raise `InputError` where a compiled judge does not fit a task with these fields, before anything runs."""
-    for each in asking_in(metric):
+    """Raise `InputError` where a metric that asks a model does not fit a task with these fields, before anything runs.
+
+    A compiled judge has to find what it reads; the outputs that any of them names have to be there.
+    """
+    given, made = tuple(inputs), tuple(outputs)
+    for each in parts_of(metric):
         if isinstance(each, JudgeMetric):
-            each.subject_of(tuple(inputs), tuple(outputs))
+            each.subject_of(given, made)
+        named = each.fields if isinstance(each, AskingMetric | Perplexity) else ()
+        unknown = next((name for name in named if name not in made), None)
+        if unknown is not None:
+            near = nearest(unknown, made)
+            expected = None if near else f"one of {', '.join(made)}"
+            message = f"metric {each.name!r} looks at the field {unknown!r}, which is no output of the program"
+            raise InputError(message, expected=expected, nearest=near)
 
 
 def _with_judges(spec: Any, models: Models, place: Place) -> Any:

@@ -74,10 +74,11 @@ class AssertionReader:
             allow_code=self.allow_code,
             allow_outside=self.allow_outside,
             folder=self.folder,
+            inputs=tuple(self.program.input_types),
         )
         rule = rule_of(given)
         if isinstance(rule, JudgeRule):
-            rule.fits(self.program.input_types, {**self.program.label_types, **self.program.output_types}, output)
+            rule.fits(self.program.output_names, output)
         return Assertion(spec.type, output, rule, spec.weight)
 
     def _output(self, spec: AssertSpec, *, required: bool) -> str:

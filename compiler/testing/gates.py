@@ -17,8 +17,9 @@ import dspy
 from ...errors import InputError
 from ...metrics import Measurement, Metric, interval
 from ...metrics.repeats import pool_repeats
+from ...metrics.source import source_digest
 from ...programs.schema import Spec
-from ..baseline import Baseline, gate, row_key, unique_keys, write_baseline
+from ..baseline import Baseline, could_go_unseen, gate, row_key, unique_keys, write_baseline
 from ..evaluate import NoMeasurement, gold_fields, measured
 from ..examples import Example, canonical
 from ..judging import NoModel
@@ -88,7 +89,8 @@ class Gate:
             )
         except InputError as error:
             return self._ended("error", str(error).replace("\n ", ""), None, seconds)
-        return self._ended("pass" if found.passed else "fail", found.reason + lost, found.score.value, seconds)
+        status: Status = "pass" if found.passed else "fail"
+        return self._ended(status, found.reason + lost, found.score.value, seconds, found.detectable)
 
     def _measurements(self, program: dspy.Module, answers: Sequence[Sequence[Answer]]) -> list[Measurement]:
         outcomes = [answer.outcome(row) for row, runs in zip(self.rows, answers, strict=True) for answer in runs]
@@ -97,7 +99,8 @@ class Gate:
 
     def _updated(self, rows: dict[str, Measurement], update: Baseline, lost: str, seconds: float) -> Result:
         assert self.baseline_path is not None, "the caller has looked"
-        write_baseline(self.baseline_path, Baseline(self.metric.name, rows, update.program, update.target))
+        digest = source_digest(self.metric)
+        write_baseline(self.baseline_path, Baseline(self.metric.name, rows, update.program, update.target, digest))
         ordered = [rows[key] for key in sorted(rows)]
         score = interval(self.metric, ordered, self.seed)
         said = f"{self.metric.name} {score.value:.3f} [{score.low:.3f}, {score.high:.3f}]"
@@ -105,9 +108,12 @@ class Gate:
         passed = self.at_least is None or score.value >= self.at_least
         floor = "" if passed else f", which is less than {self.at_least:g}"
         reason = f"{said} on {count}{floor}{lost}; wrote the baseline {self.baseline_path.name}"
-        return self._ended("pass" if passed else "fail", reason, score.value, seconds)
+        detectable = could_go_unseen(self.metric, ordered)
+        return self._ended("pass" if passed else "fail", reason, score.value, seconds, detectable)
 
-    def _ended(self, status: Status, reason: str, score: float | None, seconds: float) -> Result:
+    def _ended(
+        self, status: Status, reason: str, score: float | None, seconds: float, detectable: float | None = None
+    ) -> Result:
         return Result(
             name=self.name,
             status=status,
@@ -121,6 +127,7 @@ class Gate:
             path=self.place.path,
             line=self.place.line,
             kind="gate",
+            detectable=detectable,
         )
 
 

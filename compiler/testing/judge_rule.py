@@ -9,7 +9,7 @@ could not be run, never one that failed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,30 +30,35 @@ RUBRIC_HINT = "A list of criteria is a checklist of `judge`."
 
 @dataclass(frozen=True)
 class JudgeRule(Rule):
-    """The rule of a judge, which is asked together with the judges of other tests where it can be."""
+    """The rule of a judge, which is asked together with the judges of other tests where it can be.
+
+    inputs: the program's, of which a case may leave out optional ones.
+    """
 
     metric: JudgeMetric = field(kw_only=True)
     reference: str | None = None
+    inputs: tuple[str, ...] = ()
 
     def case(self, found: Any, answer: Answer) -> Answered:
         """What the judge is asked about: the output, under a name of its own; a compiled judge finds it by its name."""
+        inputs = {**dict.fromkeys(self.inputs), **answer.inputs}
         if self.metric.file is not None:
             outputs = dict(answer.outputs or {})
-            seen = self.metric.subject_of(tuple(answer.inputs), tuple(outputs)).answers
+            seen = self.metric.subject_of(tuple(inputs), tuple(outputs)).answers
             gold = {} if self.reference is None else dict.fromkeys(seen, self.reference)
-            return Answered(answer.inputs, gold, outputs)
+            return Answered(inputs, gold, outputs)
         name = OUTPUT
-        while name in answer.inputs:
+        while name in inputs:
             name = f"judged_{name}"
         gold = {} if self.reference is None else {name: self.reference}
-        return Answered(answer.inputs, gold, {name: as_text(found)})
+        return Answered(inputs, gold, {name: as_text(found)})
 
-    def fits(self, inputs: Iterable[str], outputs: Iterable[str], output: str) -> None:
-        """Raise `InputError` where a compiled judge does not fit a program with these fields, or this output of it."""
+    def fits(self, outputs: Sequence[str], output: str) -> None:
+        """Raise `InputError` where a compiled judge does not fit a program with these outputs, or this one of them."""
         file = self.metric.file
         if file is None:
             return
-        subject = self.metric.subject_of(tuple(inputs), tuple(outputs))
+        subject = self.metric.subject_of(self.inputs, outputs)
         if output not in subject.answers:
             expected = f"one of {', '.join(subject.answers)}"
             raise InputError(f"the judge does not read the output {output!r}", path=file.path, expected=expected)
@@ -77,8 +82,8 @@ def judged(given: Given) -> JudgeRule:
 
     words = f"of at least {threshold:g} by {shown(given.value)}"
     wanted = metric.words if metric.file is not None else "\n".join(_texts(given))
-    rule = JudgeRule(judge, wanted, words, metric=metric, reference=reference)  # `judge` needs its cases
-    return rule
+    rule = JudgeRule(judge, wanted, words, metric=metric, reference=reference, inputs=given.inputs)
+    return rule  # `judge` needs its cases
 
 
 def _texts(given: Given) -> list[str]:

@@ -7,9 +7,10 @@ from typing import Any
 
 import dspy
 
+from ...metrics import Metric
 from ...models.lm import bridge_of
 from ...programs.graph import Graph
-from ..evaluate import Answered, gold_fields
+from ..evaluate import Answered, gold_fields, open_models
 from ..judging import AskingMetric, Models, NoJudgement, asking_in, grade_all
 from .answers import Answer, RunKey
 from .assertions import Assertion, AssertionSet
@@ -19,6 +20,16 @@ from .judge_rule import JudgeRule
 
 Lost = Mapping[int, Mapping[RunKey, Answer]]
 """Runs of gates, by the test's place, that a judge gave no verdict on: as answers that failed."""
+
+
+def open_judges(tests: Sequence[Case | Gate], lm: dspy.LM, models: Models) -> None:
+    """Open the models that judges, and other metrics of gates, name themselves. Raises `InputError`."""
+    with dspy.context(lm=lm):
+        for test in tests:
+            for metric in _metrics(test):
+                for judge in asking_in(metric):
+                    judge.models = models
+                open_models(metric)
 
 
 def ask_judges(
@@ -53,12 +64,18 @@ def ask_judges(
     return lost
 
 
+def _metrics(test: Case | Gate) -> list[Metric]:
+    """What a test measures with: a gate's metric, or the judges of a case's assertions."""
+    if isinstance(test, Gate):
+        return [test.metric]
+    return [each.rule.metric for each in _flat(test.assertions) if isinstance(each.rule, JudgeRule)]
+
+
 def _questions(program: Graph, test: Case | Gate, row: Any, answer: Answer) -> Iterator[tuple[AskingMetric, Answered]]:
     outputs = answer.outputs or {}
     if isinstance(test, Case):
         for assertion in _flat(test.assertions):
             if isinstance(assertion.rule, JudgeRule):
-                assertion.rule.fits(program.input_types, outputs, assertion.field)
                 yield assertion.rule.metric, assertion.rule.case(outputs[assertion.field], answer)
         return
     fields = gold_fields(program)

@@ -270,7 +270,7 @@ class _Reader:
             if metric is None:
                 self.problems.at(keys, "the key 'metric' is missing", expected="it here, or for the whole spec")
                 return None
-            return knowing_labels(metric, self.program)
+            return self._fitted(metric, self._place(keys))
         given = test.model_dump(mode="json", exclude_unset=True)["metric"]
         place = self._place((*keys, "metric"))
         made = metric_of(
@@ -282,7 +282,17 @@ class _Reader:
             models=judge_models(self.spec),
             allow_outside=self.spec.allow_outside,
         )
-        return knowing_labels(made, self.program)
+        return self._fitted(made, place)
+
+    def _fitted(self, metric: Metric, place: Place) -> Metric:
+        """The metric as the program knows it. Raises `InputError` that tells where one is named that does not fit."""
+        try:
+            return knowing_labels(metric, self.program)
+        except InputError as error:
+            if error.path is not None:
+                raise
+            parts: dict[str, Any] = {"expected": error.expected, "nearest": error.nearest, "hint": error.hint}
+            raise InputError(error.message, path=place.path or None, line=place.line, field="metric", **parts) from None
 
     def _noting(self, step: Callable[[], T]) -> T | None:
         try:

@@ -42,6 +42,7 @@ class Result:
     - `score`: of a case the weighted mean of its checks, of a gate the metric's score; None where there is none.
     - `inputs` and `outputs`: of a case what it was given and what the program made of it; of a gate empty and None.
     - `seconds`: the time its calls took; `path` and `line`: where the test is written.
+    - `detectable`: of a gate the smallest true difference that its rows would show four times in five; else None.
     """
 
     name: str
@@ -56,13 +57,15 @@ class Result:
     path: str
     line: int | None
     kind: Literal["case", "gate"]
+    detectable: float | None = None
 
 
 @dataclass(frozen=True)
 class Report:
     """All results of one run of tests, in the order in which the tests are written.
 
-    `name` is what was tested, `target` the identity of the model that answered, `seconds` the time of the whole run.
+    `name` is what was tested, `target` the model that answered as `target_text` writes it (several with commas),
+    `seconds` the time of the whole run.
     """
 
     name: str
@@ -97,3 +100,11 @@ class Report:
 
     def _count(self, status: Status) -> int:
         return sum(result.status == status for result in self.results)
+
+
+def target_text(name: str, identity: str) -> str:
+    """A model in a report, whether it answered now or when its answers were recorded: `NAME (IDENTITY)`.
+
+    The identity alone where the name is not known, as in a recording of an older version.
+    """
+    return f"{name} ({identity})" if name else identity

@@ -50,7 +50,7 @@ class Given:
     """What an assertion was given, from which its rule is made.
 
     `value` is None where there is none, `has_value` tells the two apart; `typed` reads a value by the output's type;
-    `folder` is where `module:function` is looked for.
+    `folder` is where `module:function` is looked for; `inputs` are the program's.
     """
 
     type: str
@@ -62,6 +62,7 @@ class Given:
     allow_code: bool = False
     allow_outside: bool = False
     folder: Path = Path()
+    inputs: tuple[str, ...] = ()
 
     def wrong(self, key: str, message: str, **parts: Any) -> InputError:
         """An error of what stands at `key` ("": of the whole assertion)."""

@@ -23,12 +23,14 @@ from ..baseline import Baseline
 from ..evaluate import Observer, run_program
 from ..examples import Example
 from ..from_spec import judge_models
-from .answers import Answer, Recorder, Recording, RunKey
+from ..judging import Models
+from ..label_choices import ChoiceReader
+from .answers import Answer, Recorder, Recording, RunKey, uncalibrated
 from .cases import Case
 from .gates import program_digest
-from .judged import ask_judges
+from .judged import ask_judges, open_judges
 from .reading import Suite, Test
-from .results import Report, Result
+from .results import Report, Result, target_text
 
 Runs = list[tuple[Example, int]]
 """Rows to run, each with which repeat of it, from 0."""
@@ -49,8 +51,11 @@ def run_tests(
     target: the model's identity, for baselines and recordings; observer: told the number of finished runs;
     update_baseline: gates write their baselines instead of comparing with them; recorder: is told every answer; timed:
     whether the time of an answer says anything, which that of a replay does not. Raises `RunError` when the engine
-    dies, `InputError` when a metric finds nothing to compare.
+    dies, `InputError` when a metric finds nothing to compare, and before anything runs for a judge's model that is not
+    there.
     """
+    models = judge_models(suite.spec)
+    open_judges(suite.tests, lm, models)
     together, alone = runs_of(suite.tests)
     answers = _answers(suite.program, together, lm, observer, timed)
     for done, run in enumerate(alone, start=len(together) + 1):
@@ -58,27 +63,32 @@ def run_tests(
         if observer is not None:
             observer(done)
     if recorder is not None:
+        reader = ChoiceReader(suite.program)
         for row, repeat in together + alone:
-            recorder.add(suite.spec.name, target, row, repeat, answers[row.key, repeat])
-    return _results(suite, answers, target, update_baseline, lm)
+            answer = answers[row.key, repeat]
+            recorder.add(suite.spec.name, target, row, repeat, answer, reader.of(answer.outcome(row)))
+    return _results(suite, answers, target, update_baseline, models, lm)
 
 
 def rescore(suite: Suite, recording: Recording, *, update_baseline: bool = False) -> tuple[Result, ...]:
     """How the tests of a suite end on recorded outputs. A run that is not among them is an error of its test."""
-    found = recording.of(suite.spec.name, suite.program.output_types)
+    suite = replace(suite, program=uncalibrated(suite.program))
+    found = recording.of(suite.spec.name, suite.program)
     together, alone = runs_of(suite.tests)
     answers = {
         (row.key, repeat): found.get((row.key, repeat)) or recording.missing(suite.spec.name, row.inputs)
         for row, repeat in together + alone
     }
-    return _results(suite, answers, ", ".join(recording.targets), update_baseline)
+    return _results(suite, answers, ", ".join(recording.targets), update_baseline, judge_models(suite.spec))
 
 
-def run_report(suite: Suite, lm: dspy.LM, *, target: str = "", observer: Observer | None = None) -> Report:
-    """`run_tests`, as a report."""
+def run_report(
+    suite: Suite, lm: dspy.LM, *, target: str = "", model: str = "", observer: Observer | None = None
+) -> Report:
+    """`run_tests`, as a report. `model`: the target's name, which the report tells with its identity."""
     started = time.perf_counter()
     results = run_tests(suite, lm, target=target, observer=observer)
-    return Report(suite.spec.name, target, results, time.perf_counter() - started)
+    return Report(suite.spec.name, target_text(model, target), results, time.perf_counter() - started)
 
 
 def runs_of(tests: Sequence[Test]) -> tuple[Runs, Runs]:
@@ -93,11 +103,16 @@ def runs_of(tests: Sequence[Test]) -> tuple[Runs, Runs]:
 
 
 def _results(
-    suite: Suite, answers: Mapping[RunKey, Answer], target: str, update_baseline: bool, lm: dspy.LM | None = None
+    suite: Suite,
+    answers: Mapping[RunKey, Answer],
+    target: str,
+    update_baseline: bool,
+    models: Models,
+    lm: dspy.LM | None = None,
 ) -> tuple[Result, ...]:
     """How the tests end. `lm`: what judges run on that name no model of their own; None where there is none."""
     update = Baseline("", {}, program_digest(suite.spec), target) if update_baseline else None
-    lost = ask_judges(suite.program, suite.tests, answers, lm, judge_models(suite.spec))
+    lost = ask_judges(suite.program, suite.tests, answers, lm, models)
     with dspy.context(lm=lm):
         return tuple(
             _result(suite, test, {**answers, **lost[place]} if place in lost else answers, update)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cuecard.compiler.baseline import Baseline, gate, read_baseline, row_key, unique_keys, write_baseline
+from cuecard.compiler.baseline import (
+    Baseline,
+    could_go_unseen,
+    gate,
+    read_baseline,
+    row_key,
+    unique_keys,
+    unseen_text,
+    write_baseline,
+)
+from cuecard.compiler.judging import JudgeMetric
 from cuecard.errors import InputError
-from cuecard.metrics import Measurement, metric
+from cuecard.metrics import Measurement, Metric, metric
+from cuecard.metrics.source import source_digest
 
 EXACT = metric("exact_match")
 
@@ -39,6 +51,7 @@ made = st.integers(0, 3).flatmap(
         ),
         st.text(st.characters(exclude_categories=["Cs"])),
         st.text("0123456789abcdef"),
+        st.text("0123456789abcdef"),
     )
 )
 
@@ -64,6 +77,12 @@ def test_a_row_is_a_line_and_lines_are_sorted(tmp_path: Path) -> None:
     )
 
 
+def test_what_the_metric_was_is_a_line_of_its_own(tmp_path: Path) -> None:
+    write_baseline(tmp_path / "b.json", Baseline("judge", {"a": Measurement(0.5)}, metric_digest="0f"))
+    assert (tmp_path / "b.json").read_text().splitlines()[2:4] == ['  "metric": "judge",', '  "metric_digest": "0f",']
+    assert read_baseline(tmp_path / "b.json").metric_digest == "0f"
+
+
 HEAD = '"format": "cuecard-baseline-1", "metric": "exact_match"'
 
 
@@ -85,6 +104,7 @@ HEAD = '"format": "cuecard-baseline-1", "metric": "exact_match"'
         (f'{{{HEAD}, "rows": {{"a": 1, "b": [1, 2]}}}}', "rows have 0 and 1 statistics"),
         ('{"format": "cuecard-baseline-1", "metric": "", "rows": {"a": 1}}', 'metric: found ""'),
         (f'{{{HEAD}, "target": 3, "rows": {{"a": 1}}}}', "target: found 3"),
+        (f'{{{HEAD}, "metric_digest": 3, "rows": {{"a": 1}}}}', "metric_digest: found 3"),
     ],
 )
 def test_what_is_no_baseline_is_told(tmp_path: Path, text: str, message: str) -> None:
@@ -167,6 +187,16 @@ def test_a_floor_holds_the_score_itself(at_least: float, passed: bool) -> None:
     assert found.passed is passed
     assert found.comparison is None
     assert f"{at_least:g}" in found.reason
+    assert found.reason.endswith(f"; {unseen_text(EXACT, found.detectable)}")
+
+
+def test_what_could_go_unseen_is_said_in_the_metrics_own_range() -> None:
+    assert unseen_text(EXACT, 0.0912) == "a difference below 0.091 could go unseen"
+    assert unseen_text(EXACT, 0.0912, "bleu") == "a difference of bleu below 0.091 could go unseen"
+    assert unseen_text(EXACT, 1.2) == "any difference could go unseen"
+    assert unseen_text(metric("mcc"), 1.2) == "a difference below 1.200 could go unseen"
+    right = [Measurement(float(n < 70)) for n in range(120)]
+    assert could_go_unseen(EXACT, right) == pytest.approx(2.8016 * math.sqrt(70 / 120 * 50 / 119 / 120), abs=1e-4)
 
 
 def test_floor_and_baseline_must_both_hold() -> None:
@@ -200,6 +230,25 @@ def test_what_can_not_be_judged_is_told(changes: dict[str, object], message: str
     with pytest.raises(InputError) as caught:
         gate(EXACT, rows(1, 0), **changes)  # type: ignore[arg-type]
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("was", "now"),
+    [
+        (JudgeMetric("How kind is it?"), JudgeMetric("How short is it?")),
+        (metric("exact_match"), metric({"metric": "exact_match", "normalize": True})),
+    ],
+)
+def test_scores_by_another_rubric_are_not_compared(was: Metric, now: Metric) -> None:
+    then = Baseline(was.name, rows(1, 0), metric_digest=source_digest(was))
+    assert gate(was, rows(1, 0), baseline=then).passed
+    with pytest.raises(InputError) as caught:
+        gate(now, rows(1, 0), baseline=then)
+    assert str(caught.value) == (
+        f"baseline: the baseline was written with another rubric or other options of '{now.name}'\n"
+        "  Write the baseline again with --update-baseline."
+    )
+    assert gate(now, rows(1, 0), baseline=Baseline(was.name, rows(1, 0))).passed, "an old file does not say"
 
 
 def test_the_order_of_rows_changes_nothing() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,8 +12,10 @@ from typing import Any
 
 import pytest
 
+from cuecard.compiler.baseline import unseen_text
 from cuecard.compiler.cli import main
 from cuecard.compiler.cli.progress import Lines
+from cuecard.metrics import metric, smallest_detectable_difference
 from cuecard.models.target import target
 
 from .cli_cases import QUEUES, Said, cuecard, write_rows, write_spec
@@ -187,10 +190,13 @@ def test_eval(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = cuecard(capsys, "eval", "triage.compiled.yaml")
     state = json.loads(next(Path(".cuecard/runs").glob("*/run.json")).read_text(encoding="utf-8"))
     score = state["compiled"]["test"]
+    spread = math.sqrt(score["value"] * (1 - score["value"]) * 6 / 5)
+    unseen = smallest_detectable_difference(6, sd=spread or math.sqrt(5 / 6), level=0.025)
     assert said == Said(
         0,
         "triage on tiny, float32, cpu: 6 examples of test\n"
-        f"exact_match  {score['value']:.3f} [{score['low']:.3f}, {score['high']:.3f}]\n",
+        f"exact_match  {score['value']:.3f} [{score['low']:.3f}, {score['high']:.3f}]\n"
+        f"with 6 rows {unseen_text(metric('exact_match'), unseen)}\n",
         "",
     )
     said = cuecard(capsys, "eval", "triage.compiled.yaml", "--metric", "f1", "--metric", "rouge_l", "--json")
@@ -198,6 +204,7 @@ def test_eval(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (data["name"], data["data"], data["examples"], data["unread"], data["failed"]) == ("triage", "test", 6, 0, 0)
     assert list(data["scores"]) == ["f1", "rouge_l"]
     assert data["scores"]["f1"]["value"] == pytest.approx(score["value"])
+    assert data["detectable"] == {"f1": pytest.approx(unseen), "rouge_l": pytest.approx(unseen)}
     assert set(data["target"]) == {"name", "identity", "device", "dtype"}
 
 
@@ -212,7 +219,8 @@ def test_eval_counts_what_has_no_answer(folder: Path, capsys: pytest.CaptureFixt
         "triage on tiny, float32, cpu: 2 examples of hard.jsonl\n"
         "exact_match  0.000 [0.000, 0.793]\n"
         "unread       1 answer could not be read\n"
-        "failed       1 example with no score\n",
+        "failed       1 example with no score\n"
+        "with 1 row any difference could go unseen\n",
     )
     said = cuecard(capsys, "eval", "triage.yaml", "--split", "train")
     assert said.out.startswith("triage on tiny, float32, cpu: 6 examples of train\n")
@@ -243,7 +251,11 @@ def test_the_tests_of_the_spec(folder: Path, capsys: pytest.CaptureFixture[str])
     assert (said.code, said.err) == (1, "")
     assert lines[0] == "pass  a label"
     assert lines[1].startswith('fail  no label   queue: found "') and lines[1].endswith('expected starts-with "?"')
-    assert lines[2].startswith("pass  low floor  exact_match 0.") and lines[2].endswith("on 6 rows, at least 0")
+    assert (
+        lines[2].startswith("pass  low floor  exact_match 0.")
+        and "on 6 rows, at least 0; " in lines[2]
+        and lines[2].endswith(" could go unseen")
+    )
     assert lines[3:] == ["2 passed, 1 failed"]
     assert cuecard(capsys, "test", "triage.compiled.yaml", "-k", "label").code == 1
     said = cuecard(capsys, "test", "triage.compiled.yaml", "-k", "a label", "--json")

@@ -58,6 +58,18 @@ def test_a_baseline_first_and_then_the_tests(asked: FakeEngine, capsys: pytest.C
     assert lines[3] == "2 passed, 1 failed"
 
 
+def test_a_baseline_of_other_options_is_refused(asked: FakeEngine, capsys: pytest.CaptureFixture[str]) -> None:
+    run(capsys, "triage.tests.yaml", "--update-baseline", "-k", "quality")
+    assert "metric_digest" in json.loads(Path("base.json").read_text())
+    changed = TESTS.replace("baseline:", "metric: {metric: exact_match, normalize: true}, baseline:")
+    Path("triage.tests.yaml").write_text(changed, encoding="utf-8")
+    said = run(capsys, "triage.tests.yaml", "-k", "quality")
+    assert said.code in (2, 3)
+    assert "another rubric or other options" in said.out + said.err and "--update-baseline" in said.out + said.err
+    run(capsys, "triage.tests.yaml", "--update-baseline", "-k", "quality")
+    assert run(capsys, "triage.tests.yaml", "-k", "quality").code == 0
+
+
 def test_selection(asked: FakeEngine, capsys: pytest.CaptureFixture[str]) -> None:
     run(capsys, "triage.tests.yaml", "--update-baseline")
     assert run(capsys, "triage.tests.yaml", "--tag", "smoke") == Said(0, "pass  a refund\n1 passed\n", "")
@@ -96,7 +108,11 @@ def test_outputs_are_recorded_and_judged_again(asked: FakeEngine, capsys: pytest
     calls = len(asked.batches)
     said = run(capsys, "triage.tests.yaml", "--rescore", "out.jsonl", "--json")
     data = json.loads(said.out)
-    assert (said.code, data["target"], data["passed"], data["failed"]) == (1, "fake", 2, 1)
+    assert (said.code, data["target"], data["passed"], data["failed"]) == (1, "fake (fake)", 2, 1)
+    lines = [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()]
+    nameless = [{k: v for k, v in line.items() if k != "model"} for line in lines]
+    write_rows(Path("old.jsonl"), nameless)
+    assert json.loads(run(capsys, "triage.tests.yaml", "--rescore", "old.jsonl", "--json").out)["target"] == "fake"
     Path("triage.tests.yaml").write_text(TESTS.replace("about technical", "about account"), encoding="utf-8")
     said = run(capsys, "triage.tests.yaml", "--rescore", "out.jsonl")
     assert said.code == 3 and "error  a crash   out.jsonl holds no outputs for these inputs" in said.out

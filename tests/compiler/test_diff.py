@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,15 @@ from fakes import FakeEngine, WordLearner, compile_tickets, fake_target
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cuecard.compiler.ab import run_ab
+from cuecard.compiler.ab import run_judged
 from cuecard.compiler.baseline import Baseline, write_baseline
 from cuecard.compiler.diff import compare, compare_rows
 from cuecard.compiler.difference import first_difference, nearest_text, pairs, word_parts
+from cuecard.compiler.evaluate import Answered
 from cuecard.compiler.examples import Example
 from cuecard.compiler.sides import program_side, read_side
 from cuecard.errors import InputError, RunError
-from cuecard.metrics import Measurement, metric
+from cuecard.metrics import Measurement, Metric, metric
 from cuecard.programs.graph import build
 from cuecard.programs.spec import load_spec
 
@@ -193,6 +195,18 @@ def both(folder: Path) -> Any:
     return tuple((path.name, spec, build(spec)) for path, spec in zip(paths, specs, strict=True))
 
 
+class Choosy(Metric):
+    """Has no score for a ticket whose gold queue is billing."""
+
+    name = "choosy"
+
+    def measure(self, example: Any, prediction: Any) -> Measurement:
+        raise AssertionError("it measures whole batches")
+
+    def measure_all(self, cases: Sequence[Answered]) -> list[Measurement | str]:
+        return ["it says billing" if case.gold["queue"] == "billing" else Measurement(1.0) for case in cases]
+
+
 ROWS = [
     Example({"ticket": f"{word} n{n}"}, {"queue": queue}, n)
     for n, (word, queue) in enumerate([("crash", "technical"), ("login", "account"), ("refund", "billing")] * 4)
@@ -201,8 +215,9 @@ ROWS = [
 
 def test_a_and_b_run_in_one_batch_and_flips_are_told(tmp_path: Path) -> None:
     engine = WordLearner().engine()
-    found, failed = run_ab(both(tmp_path), ROWS, [EXACT], fake_target(engine))
-    assert (failed, len(engine.batches)) == (0, 1)
+    ab = run_judged(both(tmp_path), ROWS, [EXACT], fake_target(engine))
+    found = ab.difference
+    assert (ab.failed, len(engine.batches)) == (0, 1)
     (scored,) = found.comparisons
     assert (scored.before.value, scored.after.value) == (pytest.approx(4 / 12), 1.0)
     assert (scored.paired.wins, scored.paired.losses) == (8, 0)
@@ -217,11 +232,23 @@ def test_failed_examples_are_left_out_and_counted(tmp_path: Path) -> None:
     engine = WordLearner().engine()
     sick = engine.tokenizer.encode("x n5")[-1]
     engine.failure = lambda request: "no" if sick in request.prompt else None
-    found, failed = run_ab(both(tmp_path), ROWS, [EXACT], fake_target(engine))
-    assert failed == 1
-    assert found.comparisons[0].paired.n == 11
+    found = run_judged(both(tmp_path), ROWS, [EXACT], fake_target(engine))
+    assert found.failed == 1
+    assert found.difference.comparisons[0].paired.n == 11
     with pytest.raises(RunError, match="all 12 examples failed"):
-        run_ab(both(tmp_path), ROWS, [EXACT], fake_target(FakeEngine(failure=lambda request: "no")))
+        run_judged(both(tmp_path), ROWS, [EXACT], fake_target(FakeEngine(failure=lambda request: "no")))
+
+
+def test_a_row_that_one_of_the_metrics_has_no_score_for_is_left_out_of_all_and_counted(tmp_path: Path) -> None:
+    found = run_judged(both(tmp_path), ROWS, [EXACT, Choosy()], fake_target(WordLearner().engine()))
+    assert (found.failed, len(found.rows)) == (4, 8)
+    assert [(each.metric, each.paired.n) for each in found.difference.comparisons] == [
+        ("exact_match", 8),
+        ("choosy", 8),
+    ]
+    assert {flip.inputs["ticket"].split()[0] for flip in found.difference.better if flip.inputs} == {"crash", "login"}
+    with pytest.raises(RunError, match="all 4 examples failed\n  The first failure: it says billing"):
+        run_judged(both(tmp_path), ROWS[2::3], [EXACT, Choosy()], fake_target(WordLearner().engine()))
 
 
 def test_the_side_of_an_ab_has_no_scores_of_its_compile(tmp_path: Path) -> None:

@@ -12,8 +12,11 @@ from fakes import KEYWORDS, FakeEngine, Triage, WordLearner, compile_tickets, fa
 
 import cuecard
 from cuecard.compiler.cli.summary import summary
+from cuecard.compiler.evaluator import predictors_of
 from cuecard.compiler.from_spec import compile_spec
+from cuecard.compiler.replay import recorded, replay_target
 from cuecard.errors import CuecardError, InputError
+from cuecard.models.target import Target
 from cuecard.optimizers.base import Budget
 from cuecard.programs.spec import load_spec
 
@@ -217,6 +220,37 @@ def test_a_program_with_a_head_says_so_on_a_model_without_hidden_states(folder: 
     program = cuecard.load(folder / "triage.compiled.yaml", target=fake_target(FakeEngine()))
     with pytest.raises(InputError, match="this target does not give hidden states, which a head reads"):
         program(ticket="refund")
+
+
+# ---- replayed
+
+
+def scored(target: Target, path: Path, count: int = 6) -> list[Any]:
+    found = cuecard.evaluate(cuecard.load(path), tickets(count, 3), "exact_match", target=target)
+    return [(outcome.prediction, outcome.measurement) for outcome in found.outcomes]
+
+
+def test_what_a_head_read_is_replayed_without_the_model(folder: Path) -> None:
+    path = folder / "triage.compiled.yaml"
+    with recorded(fake_target(seeing()), folder / "calls") as target:
+        found = scored(target, path)
+    assert scored(replay_target(folder / "calls"), path) == found
+    with pytest.raises(
+        InputError, match="the prompt of the predictor 'main' has changed since its calls were recorded"
+    ):
+        scored(replay_target(folder / "calls"), path, count=7)
+
+
+def test_a_head_that_reads_another_layer_is_told_in_a_replay(folder: Path) -> None:
+    path = folder / "triage.compiled.yaml"
+    with recorded(fake_target(seeing()), folder / "calls") as target:
+        scored(target, path)
+    program = cuecard.load(path)
+    [predictor] = predictors_of(program).values()
+    heads = {name: head.model_copy(update={"layer": 1}) for name, head in predictor.readout.heads.items()}
+    predictor.readout = predictor.readout.model_copy(update={"heads": heads})
+    with pytest.raises(InputError, match="The prompt is the same, the hidden states that a head reads are others"):
+        cuecard.evaluate(program, tickets(6, 3), "exact_match", target=replay_target(folder / "calls"))
 
 
 # ---- resumed

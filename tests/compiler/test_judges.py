@@ -33,6 +33,8 @@ from cuecard.compiler.judging import (
     preferrer,
 )
 from cuecard.compiler.judging.asking import softmax
+from cuecard.compiler.label_metrics import knowing_labels
+from cuecard.compiler.testing import read_suite
 from cuecard.errors import InputError, RunError
 from cuecard.programs.predictor import Predictor
 from cuecard.programs.spec import load_spec
@@ -195,6 +197,13 @@ def test_a_judge_called_from_a_rows_own_thread_does_not_wait_for_itself() -> Non
         ({"judge": {"rubric": "x", "field": "a", "fields": ["b"]}}, "both 'field' and 'fields'"),
         ({"judge": {"rubric": "x", "criteria": ["", "y"]}}, "a criterion is empty"),
         ({"judge": "x", "weight": -1}, "the weight -1"),
+        ({"judge": {"rubric": "x", "format": "chatt"}}, "metric.format: unknown format 'chatt'"),
+        ({"preference": {"rubric": "x", "format": {"name": "chat", "no": 1}}}, "metric.format: "),
+        (
+            {"judge": {"rubric": "x", "model": {"id": "a", "dtyp": "auto"}}},
+            "metric.model: a model has no key 'dtyp' (did",
+        ),
+        ({"preference": {"rubric": "x", "model": {"id": "a", "dtype": "half"}}}, "metric.model.dtype: found 'half'"),
     ],
 )
 def test_what_a_spec_says_wrong(spec: Any, told: str) -> None:
@@ -202,6 +211,42 @@ def test_what_a_spec_says_wrong(spec: Any, told: str) -> None:
         metric_of(spec, path="spec.yaml", line=7)
     assert told in str(caught.value)
     assert str(caught.value).startswith("spec.yaml:7: ")
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"judge": {"rubric": "x", "field": "repli"}},
+        {"preference": {"rubric": "x", "fields": ["reply", "repli"]}},
+        {"perplexity": {"field": "repli"}},
+        ["exact_match", {"judge": {"rubric": "x", "field": "repli"}}],
+    ],
+)
+def test_a_field_that_no_output_has_is_told_before_anything_runs(spec: Any, tmp_path: Path) -> None:
+    (tmp_path / "spec.yaml").write_text("signature: question -> reply\n")
+    program = cuecard.load(tmp_path / "spec.yaml")
+    told = "looks at the field 'repli', which is no output of the program \\(did you mean 'reply'"
+    with pytest.raises(InputError, match=told):
+        knowing_labels(metric_of(spec), program)
+    (tmp_path / "gate.yaml").write_text(
+        f"signature: question -> reply\ntests:\n  - {{name: a, data: rows.jsonl, at_least: 1, metric: {json.dumps(spec)}}}\n"
+    )
+    (tmp_path / "rows.jsonl").write_text('{"question": "q", "reply": "r"}\n')
+    with pytest.raises(InputError, match=r"gate.yaml:3: metric: metric '\w+' looks at the field 'repli'"):
+        read_suite(tmp_path / "gate.yaml")
+
+
+@pytest.mark.parametrize("kind", ["judge", "preference", "perplexity"])
+def test_a_model_that_is_not_there_is_told_before_a_row_runs(kind: str) -> None:
+    def open_model(name: Any) -> Any:
+        raise InputError(f"no model is called {name!r}")
+
+    engine = grades(lambda prompt: [0.5, 0.5])
+    options = {"model": "bigg", **({} if kind == "perplexity" else {"rubric": "x"})}
+    metric = metric_of([{"metric": "exact_match"}, {"metric": kind, **options}], models=Models(open_model))
+    with pytest.raises(InputError, match="no model is called 'bigg'"):
+        run_program(echo(), rows("a", reply="b"), lm=fake_target(engine).lm, metric=metric)
+    assert not engine.batches
 
 
 def test_a_server_that_a_strangers_test_names_is_not_asked() -> None:
@@ -270,7 +315,6 @@ def test_only_verdicts_of_both_orders_count() -> None:
         fake_target(engine).lm,
     )
     assert found.winners == ("a", "b", "tie", "inconsistent")
-    assert found.wins == {"a": 1, "b": 1, "tie": 1, "inconsistent": 1}
     assert found.position is not None
     assert (found.position.pairs, found.position.consistent, found.position.first) == (4, 0.75, 0.25)
     assert found.position.picked_first == pytest.approx(4 / 6)

@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 from fakes import FakeEngine, fake_target
 
+from cuecard.compiler.evaluate import Answered
 from cuecard.compiler.from_spec import spec_metric
-from cuecard.compiler.judging import judge_in
+from cuecard.compiler.judging import JudgeMetric, judge_in
+from cuecard.compiler.judging.bias import pairs_of
 from cuecard.compiler.testing import Case, read_suite
 
 from .cli_cases import cuecard, write_rows
@@ -125,6 +127,35 @@ def test_what_is_asked_for_wrongly(run: Any) -> None:
     assert "--labels: found 4 on example 1; expected one of 1, 2, 3" in said.err
     Path("replies.yaml").write_text(SPEC.replace("{judge: {rubric: How kind it is, scale: [1, 3]}}", "exact_match"))
     assert "there is no judge in the spec's `metric:`" in run(Liking(), "--judge-check").err
+    Path("replies.yaml").write_text(
+        SPEC.replace("judge: {rubric: How kind it is, scale: [1, 3]}", "preference: Which one")
+    )
+    assert "`preference` cannot be checked: --judge-check takes a `judge`" in run(Liking(), "--judge-check").err
+
+
+def test_judges_in_a_list_are_told_apart_by_name(run: Any) -> None:
+    two = "[{judge: {rubric: Kind, scale: [1, 3]}}, {judge: {rubric: Short, scale: [1, 3]}}]"
+    Path("replies.yaml").write_text(SPEC.replace("{judge: {rubric: How kind it is, scale: [1, 3]}}", two))
+    said = run(Liking())
+    assert (said.code, said.out) == (2, "")
+    assert (
+        "metric: two metrics are called 'judge'\n  Give each a name: `{judge: {name: tone, rubric: ...}}`." in said.err
+    )
+    named = two.replace("Short,", "Short, name: short,")
+    Path("replies.yaml").write_text(SPEC.replace("{judge: {rubric: How kind it is, scale: [1, 3]}}", named))
+    assert list(json.loads(run(Liking(), "--json").out)["scores"]) == ["0.5 judge + 0.5 short", "judge", "short"]
+    others = "[{metric: length, max: 3}, {metric: length, max: 1}]"
+    Path("replies.yaml").write_text(SPEC.replace("{judge: {rubric: How kind it is, scale: [1, 3]}}", others))
+    assert list(json.loads(run(Liking(), "--json").out)["scores"])[1:] == ["length", "length #2"]
+
+
+def test_an_answer_that_is_a_list_is_compared_as_a_whole() -> None:
+    metric = JudgeMetric("Which is kinder?")
+    cases = [
+        Answered({"question": "q"}, {"replies": ["a", "b"]}, {"replies": ["c", "d"]}),
+        Answered({"question": "q"}, {"replies": ["e", "f"]}, {"replies": "c"}),
+    ]
+    assert [pair.b for pair in pairs_of(metric, cases)] == [{"replies": "a\nb"}, {"replies": "e"}]
 
 
 def test_the_specs_in_the_documentation_can_be_read(tmp_path: Path) -> None:

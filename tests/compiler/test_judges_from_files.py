@@ -32,6 +32,7 @@ from cuecard.compiler.judging import (
 )
 from cuecard.compiler.judging.loading import label_values
 from cuecard.compiler.judging.telling import check_on
+from cuecard.compiler.label_metrics import knowing_labels
 from cuecard.compiler.testing import read_suite, run_tests
 from cuecard.errors import InputError
 from cuecard.programs.heads import Head, choice_of
@@ -215,6 +216,46 @@ outputs: {grade: "${judge.mark}"}
     assert "Asked: why" in engine.prompts()[0]
 
 
+INNER = """\
+inputs: {ticket: str}
+nodes:
+  short: {signature: "ticket -> summary: str", format: completion}
+  route:
+    signature: "ticket, summary -> queue: Literal['billing', 'account']"
+    inputs: {ticket: "${inputs.ticket}", summary: "${short.summary}"}
+outputs: {queue: "${route.queue}"}
+"""
+
+
+def test_what_lies_between_the_nodes_is_no_output_that_a_judge_could_read(tmp_path: Path) -> None:
+    metric = judge_at(tmp_path, JUDGE.replace("question, reply", "ticket, summary, queue"))
+    (tmp_path / "program.yaml").write_text(INNER)
+    told = "the judge's input 'summary' is no field of the task; expected one of ticket, queue"
+    with pytest.raises(InputError, match=told):
+        knowing_labels(metric, package.load(tmp_path / "program.yaml"))
+    (tmp_path / "program.yaml").write_text(INNER.replace("outputs: {", 'outputs: {summary: "${short.summary}", '))
+    assert knowing_labels(metric, package.load(tmp_path / "program.yaml")) is metric
+    line = "  - {name: a, inputs: {ticket: t}, assert: [{type: judge, field: queue, value: {program: judge.yaml}}]}\n"
+    (tmp_path / "program.yaml").write_text(f"{INNER}tests:\n{line}")
+    with pytest.raises(InputError, match=told):
+        read_suite(tmp_path / "program.yaml")
+
+
+def test_what_a_module_adds_can_be_read(tmp_path: Path) -> None:
+    metric = judge_at(tmp_path, JUDGE.replace("question, reply", "reasoning, reply"))
+    (tmp_path / "program.yaml").write_text("module: chain_of_thought\nsignature: question -> reply\n")
+    assert knowing_labels(metric, package.load(tmp_path / "program.yaml")) is metric
+
+
+def test_criteria_beside_a_judge_that_reads_none(tmp_path: Path) -> None:
+    told = "the judge reads no criterion\n  Leave out `criteria`, or name a judge that `checker` made."
+    with pytest.raises(InputError, match=told):
+        check_judges(judge_at(tmp_path, criteria=["is short"]), ["question"], ["reply"])
+    made = JudgeMetric(program=grader(Subject(("question",), ("reply",)), "Grade it."), criteria=["is short"])
+    with pytest.raises(InputError, match=told), dspy.context(lm=fake_target(FakeEngine()).lm):
+        made.measure_all([CASE])
+
+
 # ---- which files
 
 
@@ -319,6 +360,21 @@ def test_it_runs_on_the_engine_that_it_was_made_for_else_on_the_model_of_its_fil
     assert opened == ["big", "other"]
     assert (again.model_name, named.model_name, judge_at(tmp_path).model_name) == ("big", "other", None)
     assert score(judge_at(tmp_path), mine) == pytest.approx(0.85)
+
+
+def test_another_target_than_it_was_made_for_is_warned_of_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    block = "compiled: {target: {identity: big-engine, name: big, dtype: bfloat16, device: cpu}}\n"
+    metric = judge_at(tmp_path, JUDGE + block)
+    for identity in ("big-engine", "mine", "mine"):
+        score(metric, grades(0.1, 0.1, 0.8, identity=identity))
+    assert [record.getMessage() for record in caplog.records if record.name == "cuecard"] == [
+        "the judge 'judge' was compiled for another target (big, bfloat16, cpu); it runs on fake"
+    ]
+    caplog.clear()
+    score(judge_at(tmp_path), grades(0.1, 0.1, 0.8))
+    assert not caplog.records
 
 
 # ---- compiled from Python
@@ -439,6 +495,21 @@ def test_what_an_assertion_says_wrong(tmp_path: Path, value: str, told: str) -> 
     with pytest.raises(InputError) as caught:
         suite_at(tmp_path, f"  - {{name: a, inputs: {{question: q}}, assert: [{{type: judge, value: {value}}}]}}\n")
     assert told in str(caught.value)
+
+
+def test_an_optional_input_that_a_case_leaves_out_is_shown_empty(tmp_path: Path) -> None:
+    (tmp_path / "judge.yaml").write_text(JUDGE.replace("question, reply", "question, mood, reply"))
+    (tmp_path / "spec.yaml").write_text(
+        "signature: 'question, mood: str | None -> reply'\nformat: completion\ntests:\n"
+        "  - {name: a, inputs: {question: good}, assert: [{type: judge, value: {program: judge.yaml}}]}\n"
+        "  - {name: b, inputs: {question: bad}, assert: [{type: llm-rubric, value: is kind}]}\n"
+    )
+    engine = echoing()
+    inner = engine.likelihood
+    engine.likelihood = lambda prompt, label: -1.0 if "Criterion: " in prompt else inner(prompt, label)
+    found = ended(read_suite(tmp_path / "spec.yaml"), engine)
+    assert (found["a"].status, found["b"].status) == ("pass", "pass")
+    assert all("Mood: \n" in prompt for prompt in engine.prompts()[2:])
 
 
 def test_an_assertion_on_an_output_that_the_judge_does_not_read(tmp_path: Path) -> None:

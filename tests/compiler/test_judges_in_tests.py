@@ -137,6 +137,8 @@ def test_recorded_outputs_need_a_model_for_the_judge(tmp_path: Path) -> None:
         ("{type: judge, value: x, options: {scale: [2, 1]}}", "options: scale: found the scale [2, 1]"),
         ("{type: judge, value: x, options: {rubric: y}}", "a 'judge' takes no rubric"),
         ("{type: judge, value: x, options: {reference: 3}}", "reference is 3"),
+        ("{type: judge, value: x, options: {format: chatt}}", "options: format: unknown format 'chatt'"),
+        ("{type: judge, value: x, options: {model: {id: a, dtype: half}}}", "options: model.dtype: found 'half'"),
     ],
 )
 def test_what_an_assertion_says_wrong(tmp_path: Path, written: str, told: str) -> None:
@@ -148,3 +150,11 @@ def test_what_an_assertion_says_wrong(tmp_path: Path, written: str, told: str) -
 def test_in_a_cell_of_a_table() -> None:
     found = read_cell("llm-rubric(0.8): is polite")
     assert (found.type, found.value, found.threshold) == ("llm-rubric", "is polite", 0.8)
+
+
+def test_a_judges_model_that_is_not_there_is_told_before_anything_runs(tmp_path: Path) -> None:
+    row = "  - {name: a, inputs: {question: q}, assert: [{type: judge, value: x, options: {model: no-such-model}}]}\n"
+    engine = judging()
+    with pytest.raises(InputError, match="no model is called 'no-such-model'"):
+        results(suite_of(tmp_path, row, HEAD), engine)
+    assert not engine.batches

@@ -159,6 +159,15 @@ def test_an_output_that_cannot_be_read_counts_as_an_empty_one() -> None:
     ]
 
 
+def test_the_score_of_the_references_does_not_fall_with_an_output_that_cannot_be_read() -> None:
+    program = Predictor(cuecard.signature("question -> reply: int"), PredictorState(format="completion"))
+    ours = Perplexity(of="reference")
+    outcomes = run_program(program, rows("7", "seven", reply="aa"), lm=fake_target(reading()).lm, metric=ours)
+    assert [outcome.unread is None for outcome in outcomes] == [True, False]
+    found = [outcome.measurement for outcome in outcomes if outcome.measurement]
+    assert ours.aggregate(found) == ours.aggregate(found[:1]) == pytest.approx(math.exp(-2))
+
+
 def test_a_text_that_the_model_cannot_read_has_no_score() -> None:
     engine = reading(context_window=40)
     long = "a " * 60
@@ -270,6 +279,7 @@ def test_every_way_to_write_it_in_a_spec(tmp_path: Path, written: str, model: st
         ({"perplexity": {"of": "gold"}}, "option 'of' of metric 'perplexity' is 'gold'"),
         ({"perplexity": {"model": 3}}, "option 'model' of metric 'perplexity' is 3"),
         ({"perplexity": {}, "weight": -1}, "the weight -1"),
+        ({"perplexity": {"model": {"id": "a", "dtype": "half"}}}, "metric: model.dtype: found 'half'"),
         ([{"metric": "f1"}, {"perplexity": {"field": 1}}], "metric[1]: the field 1 is not a name"),
     ],
 )

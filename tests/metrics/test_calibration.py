@@ -86,14 +86,16 @@ def test_it_equals_a_plain_computation(seed: int, count: int, labels: int, sprea
     assert error(cases, bins) == pytest.approx(expected, abs=1e-12)
 
 
-@settings(max_examples=1000, deadline=None)
-@random_answers
-def test_it_equals_scikit_learns_curve_weighted(seed: int, count: int, labels: int, spread: float, bins: int) -> None:
-    cases, confidence, right = drawn(seed, count, labels, spread)
-    accuracy, mean = calibration_curve(right, confidence, n_bins=bins)
-    edges = np.linspace(0, 1, bins + 1)
-    counts = np.bincount(np.searchsorted(edges[1:-1], confidence), minlength=bins)
-    assert error(cases, bins) == pytest.approx(np.sum(counts[counts > 0] * abs(accuracy - mean)) / count, abs=1e-9)
+def test_it_equals_scikit_learns_curve_weighted() -> None:
+    generator = np.random.default_rng(0)
+    for seed in range(5000):
+        count, labels, bins = (int(generator.integers(*ends)) for ends in ((1, 21), (2, 5), (1, 21)))
+        cases, confidence, right = drawn(seed, count, labels, float(generator.choice([0.01, 0.5, 2.0, 8.0])))
+        accuracy, mean = calibration_curve(right, confidence, n_bins=bins)
+        edges = np.linspace(0, 1, bins + 1)
+        counts = np.bincount(np.searchsorted(edges[1:-1], confidence), minlength=bins)
+        expected = np.sum(counts[counts > 0] * abs(accuracy - mean)) / count
+        assert error(cases, bins) == pytest.approx(expected, abs=1e-9), (seed, count, labels, bins)
 
 
 @settings(max_examples=200, deadline=None)

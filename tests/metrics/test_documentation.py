@@ -19,6 +19,7 @@ TABLES = [
     [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in block.splitlines()]
     for block in re.findall(r"(?:^\|.*\|$\n?)+", PAGE, re.MULTILINE)
 ]
+ASKING = ("perplexity", "judge", "preference")
 LISTED, FOOLED = ({row[0]: dict(zip(table[0][1:], row[1:], strict=True)) for row in table[2:]} for table in TABLES)
 
 
@@ -28,7 +29,7 @@ def score(name: str, case: str, **options: str) -> float:
 
 
 def test_every_metric_is_listed() -> None:
-    assert sorted(name for cell in LISTED for name in re.findall(r"`(\w+)`", cell)) == sorted({*names(), "perplexity"})
+    assert sorted(name for cell in LISTED for name in re.findall(r"`(\w+)`", cell)) == sorted({*names(), *ASKING})
 
 
 @pytest.mark.parametrize("spec", re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL))
@@ -48,7 +49,7 @@ def test_every_metric_with_options_has_an_example() -> None:
 @pytest.mark.parametrize("cell", [cell for cell in LISTED if cell not in ("`weighted`", "`python`")])
 def test_range_and_aggregation_are_what_the_metric_declares(cell: str) -> None:
     for name in re.findall(r"`(\w+)`", cell):
-        options = {"max": 3} if name == "length" else {}
+        options = {"length": {"max": 3}, "judge": {"rubric": "x"}, "preference": {"rubric": "x"}}.get(name, {})
         told = metric_of({"metric": name, **options}).describe()
         assert LISTED[cell]["range"] == f"{told.low:g}..{told.high:g}"
         assert LISTED[cell]["aggregation"].partition(",")[0] == told.aggregation
