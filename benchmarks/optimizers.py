@@ -5,10 +5,15 @@
     python benchmarks/optimizers.py --out results.jsonl --table
 
 DIR holds one folder a task with train.jsonl, dev.jsonl and test.jsonl. Each line of the file is one compile: task,
-optimizer, seed, test score with its standard error, metric calls, seconds, and why the search ended. What stands in
-it already is not run again, so that a long series can be stopped and taken up. The table has one row a task and
-optimizer: the mean over seeds, its distance to the best of DSPy's in standard errors of the difference (paired by
-row, over all seeds), and the seconds next to `joint`'s. Run it with nothing beside it: seconds are compared.
+model, optimizer, seed, test score with its 95 % interval, what was measured of every test row, metric calls, seconds,
+and why the search ended. What stands in it already (the same task, model, optimizer, seed, calls and rows) is not run
+again, so that a long series can be stopped and taken up. The table has one row a task and optimizer: the mean over
+seeds, its difference from the best of DSPy's with a 95 % interval, and the seconds next to `joint`'s. Run it with
+nothing beside it: seconds are compared.
+
+The difference is the metric's own, of corpus BLEU that of the corpus scores, over the seeds that both have; its
+interval is the paired bootstrap's over test rows. The same rows are drawn again under other seeds: a row's measurements
+under all of them are one, so that what is resampled are rows, and not answers.
 
 `as written` is the program before any search, in the prompts of DSPy. `joint / 4` is the search with a quarter of the
 metric calls. DSPy's optimizers run with their own defaults (auto=light for MIPROv2 and GEPA) on our engine, until
@@ -33,6 +38,8 @@ from rich.table import Table
 from task_sets import TASKS, program_of, splits
 
 import cuecard
+from cuecard.compiler.baseline import row_key
+from cuecard.metrics import Measurement, Metric, metric, paired_test
 
 OPTIMIZERS: Mapping[str, tuple[str | dict[str, Any], float]] = {
     "as written": ("random", 0.0),
@@ -44,6 +51,7 @@ OPTIMIZERS: Mapping[str, tuple[str | dict[str, Any], float]] = {
     "joint / 4": ("joint", 0.25),
     "joint": ("joint", 1.0),
 }
+DEFAULT_MODEL = "smollm2-135m"
 QUICK_ROWS, QUICK_CALLS = (60, 60, 100), 480
 QUICK_TASKS = ("trec6", "snips", "svamp")
 
@@ -57,7 +65,7 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=1600, help="metric calls of a compile, without the test split")
     parser.add_argument("--rows", type=int, nargs=3, default=(200, 200, 300), metavar=("TRAIN", "DEV", "TEST"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--model", default=DEFAULT_MODEL)
     parser.add_argument("--quick", action="store_true", help="three tasks, 60/60/100 rows, 480 metric calls")
     parser.add_argument("--table", action="store_true", help="run nothing; print what the file holds")
     options = parser.parse_args()
@@ -78,8 +86,9 @@ def main() -> None:
 
 def run(task: str, optimizer: str, seed: int, options: argparse.Namespace, console: Console) -> None:
     """One compile, added to the file; nothing where the file has it."""
-    what = {"task": task, "optimizer": optimizer, "seed": seed, "calls": options.calls, "rows": list(options.rows)}
-    if any(what.items() <= {**line, "rows": line["rows"]}.items() for line in known(options.out)):
+    what = {"task": task, "model": options.model, "optimizer": optimizer, "seed": seed}
+    what |= {"calls": options.calls, "rows": list(options.rows)}
+    if any(what.items() <= line.items() for line in known(options.out)):
         return
     train, dev, test = splits(options.data, task, options.rows, seed)
     chosen, share = OPTIMIZERS[optimizer]
@@ -110,7 +119,11 @@ def run(task: str, optimizer: str, seed: int, options: argparse.Namespace, conso
         **what,
         "test": told["compiled"]["test"],
         "dev": told["compiled"]["dev"],
-        "scores": [round(outcome.measurement.score, 6) if outcome.measurement else None for outcome in outcomes],
+        "measured": [
+            [row_key(outcome.row.inputs, outcome.row.labels), *outcome.measurement.row]
+            for outcome in outcomes
+            if outcome.measurement is not None
+        ],
         "metric_calls": told["spent"]["metric_calls"],
         "model_calls": told["ledger"]["calls"],
         "seconds": round(seconds, 1),
@@ -123,16 +136,17 @@ def run(task: str, optimizer: str, seed: int, options: argparse.Namespace, conso
 
 
 def known(path: Path) -> list[dict[str, Any]]:
-    """The compiles that the file holds."""
+    """The compiles that the file holds. Those that name no model ran on the only one that there was then."""
     if not path.is_file():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return [{"model": DEFAULT_MODEL, **line} for line in lines]
 
 
 def tables(lines: Sequence[Mapping[str, Any]]) -> Iterator[Table]:
-    """A table for each task."""
-    for task in dict.fromkeys(line["task"] for line in lines):
-        mine = [line for line in lines if line["task"] == task]
+    """A table for each task and model."""
+    for task, model in dict.fromkeys((line["task"], line["model"]) for line in lines):
+        mine = [line for line in lines if (line["task"], line["model"]) == (task, model)]
         by_optimizer = {
             name: [line for line in mine if line["optimizer"] == name]
             for name in OPTIMIZERS
@@ -142,11 +156,11 @@ def tables(lines: Sequence[Mapping[str, Any]]) -> Iterator[Table]:
         theirs = [name for name in means if name.startswith("dspy.")]
         best = max(theirs, key=lambda name: means[name], default=None)
         pace = float(np.mean([line["seconds"] for line in by_optimizer.get("joint", [])] or [math.nan]))
-        title = f"{task}: {TASKS[task].metric}, test" + (f"; the best of DSPy's is {best}" if best else "")
+        title = f"{task} on {model}: {TASKS[task].metric}, test" + (f"; the best of DSPy's is {best}" if best else "")
         table = Table("optimizer", "score", "against DSPy's best", "metric calls", "seconds", "x joint", title=title)
         for name, own in by_optimizer.items():
             seconds = float(np.mean([line["seconds"] for line in own]))
-            against = "" if best is None or name == best else _against(own, by_optimizer[best])
+            against = "" if best is None or name == best else _against(TASKS[task].metric, own, by_optimizer[best])
             calls = round(float(np.mean([line["metric_calls"] for line in own])))
             ended = "" if all(line["stopped_by"] != "crashed" for line in own) else " (broke)"
             row = (f"{means[name]:.3f} ({len(own)})", against, f"{calls:,}{ended}", f"{seconds:.0f}")
@@ -154,20 +168,36 @@ def tables(lines: Sequence[Mapping[str, Any]]) -> Iterator[Table]:
         yield table
 
 
-def _against(ours: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping[str, Any]]) -> str:
-    """The mean difference of the rows' scores, and how many of its standard errors that is."""
-    other = {line["seed"]: line["scores"] for line in theirs}
-    pairs = [
-        (mine, yours)
-        for line in ours
-        for mine, yours in zip(line["scores"], other.get(line["seed"], ()), strict=False)
-        if mine is not None and yours is not None
-    ]
-    if len(pairs) < 2:
+def _against(named: Any, ours: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping[str, Any]]) -> str:
+    """The difference of the scores by the metric, with its interval."""
+    scored = metric(named)
+    a, b = (_by_run(lines, scored) for lines in (ours, theirs))
+    shared = [run for run in a if run in b]
+    mine, yours = (_by_row({run: found[run] for run in shared}) for found in (a, b))
+    if len(mine) < 2:
         return "-"
-    differences = np.array([mine - yours for mine, yours in pairs])
-    error = float(differences.std(ddof=1) / math.sqrt(len(differences)))
-    return f"{differences.mean():+.3f}, {differences.mean() / error if error else 0.0:+.1f} SE"
+    found = paired_test(scored, [mine[key] for key in sorted(mine)], [yours[key] for key in sorted(mine)])
+    return f"{found.difference:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
+
+
+def _by_run(lines: Sequence[Mapping[str, Any]], scored: Metric) -> dict[tuple[int, str], Sequence[float]]:
+    """What was measured of each row under each seed; of a line that holds scores alone, for a mean, those."""
+    found: dict[tuple[int, str], Sequence[float]] = {}
+    for line in lines:
+        measured = line.get("measured")
+        if measured is None and not scored.width:
+            scores = line.get("scores", ())
+            measured = [(f"{line['seed']} {place}", 1.0, s) for place, s in enumerate(scores) if s is not None]
+        found |= {(line["seed"], key): row for key, *row in measured or ()}
+    return found
+
+
+def _by_row(runs: Mapping[tuple[int, str], Sequence[float]]) -> dict[str, Measurement]:
+    """One measurement of each row: the sums over the seeds that drew it."""
+    sums: dict[str, list[float]] = {}
+    for (_, key), row in runs.items():
+        sums[key] = [x + y for x, y in zip(sums.get(key, [0.0] * len(row)), row, strict=True)]
+    return {key: Measurement(row[1] / row[0] if row[0] else 0.0, tuple(row)) for key, row in sums.items()}
 
 
 if __name__ == "__main__":

@@ -2,7 +2,9 @@
 
 The file is JSON with one row a line, sorted by key, so that a change of three examples is a diff of three lines. A
 row's key is a hash of the example's inputs and gold values: reordering the data or adding to it changes no key, and an
-example whose gold value was corrected is a new row, which is not compared with the old one.
+example whose gold value was corrected is a new row, which is not compared with the old one. `metric_digest` is a hash
+of what the metric was (`metrics/source.py`): scores by another rubric, or with other options, are no past of these.
+Files that were written before there was one are compared by the metric's name alone.
 
 The gate fails only where the data show that the program got worse. Two things must hold: the 95 % interval of the
 paired difference, now less baseline, lies wholly below minus the tolerance, and the paired permutation test rejects at
@@ -17,7 +19,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from typing import Any
@@ -25,6 +27,7 @@ from typing import Any
 from ..errors import InputError, nearest
 from ..files import read_text, write_atomic
 from ..metrics import Measurement, Metric
+from ..metrics.source import source_digest
 from ..metrics.statistics import (
     PairedResult,
     Score,
@@ -37,7 +40,7 @@ from ..metrics.statistics import (
 from .examples import canonical
 
 FORMAT = "cuecard-baseline-1"
-KEYS = ("format", "metric", "program", "target", "rows")
+KEYS = ("format", "metric", "metric_digest", "program", "target", "rows")
 LEVEL = 0.05  # of the permutation test, one-sided
 TAIL = 0.025  # beyond the interval's upper end
 ROUNDING = 1e-9  # A loss of exactly the tolerance is no more than it, whatever the last bit of the mean says.
@@ -45,12 +48,16 @@ ROUNDING = 1e-9  # A loss of exactly the tolerance is no more than it, whatever 
 
 @dataclass(frozen=True)
 class Baseline:
-    """The scores of a program on examples, by row key. `program` and `target` say whose: digests, or empty."""
+    """The scores of a program on examples, by row key. `program` and `target` say whose: digests, or empty.
+
+    `metric_digest` is the `source_digest` of the metric, empty where it is not known.
+    """
 
     metric: str
     rows: Mapping[str, Measurement]
     program: str = ""
     target: str = ""
+    metric_digest: str = ""
 
 
 @dataclass(frozen=True)
@@ -88,7 +95,9 @@ def unique_keys(keys: Iterable[str]) -> list[str]:
 def write_baseline(path: str | PathLike[str], baseline: Baseline) -> None:
     """Write a baseline, whole or not at all. The same baseline is the same bytes. Raises `RunError`."""
     rows = [f"    {json.dumps(key)}: {json.dumps(_plain(row))}" for key, row in sorted(baseline.rows.items())]
-    head = {"format": FORMAT, "metric": baseline.metric, "program": baseline.program, "target": baseline.target}
+    digest = {"metric_digest": baseline.metric_digest} if baseline.metric_digest else {}
+    whose = {"program": baseline.program, "target": baseline.target}
+    head = {"format": FORMAT, "metric": baseline.metric, **digest, **whose}
     lines = [f"  {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)},\n" for key, value in head.items()]
     body = ",\n".join(rows)
     write_atomic(path, "{\n" + "".join(lines) + '  "rows": {' + (f"\n{body}\n  " if rows else "") + "}\n}\n")
@@ -105,7 +114,7 @@ def read_baseline(path: str | PathLike[str]) -> Baseline:
     for key in data:
         if key not in KEYS:
             raise InputError(f"there is no key {key!r}", path=path, nearest=nearest(key, KEYS))
-    texts = {key: data.get(key, "") for key in ("metric", "program", "target")}
+    texts = {key: data.get(key, "") for key in KEYS if key not in ("format", "rows")}
     for key, value in texts.items():
         if not isinstance(value, str) or (key == "metric" and not value):
             raise InputError(f"found {_short(value)}", path=path, field=key, expected="text")
@@ -117,7 +126,7 @@ def read_baseline(path: str | PathLike[str]) -> Baseline:
     if len(widths) > 1:
         counts = " and ".join(map(str, sorted(widths)))
         raise InputError(f"rows have {counts} statistics", path=path, field="rows", expected="as many in every row")
-    return Baseline(texts["metric"], read, texts["program"], texts["target"])
+    return Baseline(rows=read, **texts)
 
 
 def gate(
@@ -149,7 +158,8 @@ def gate(
         passed = score.value >= at_least
         reasons.append(_floor_text(metric, score, at_least))
     if baseline is None:
-        found = smallest_detectable_difference(len(ordered), sd=score_deviation(metric, ordered), level=TAIL)
+        found = could_go_unseen(metric, ordered)
+        reasons.append(unseen_text(metric, found))
         return GateResult(passed, score, None, 0, found, "; ".join(reasons))
     matched = _matched(metric, rows, baseline)
     ours, theirs = [rows[key] for key in matched], [baseline.rows[key] for key in matched]
@@ -161,6 +171,28 @@ def gate(
     reasons.append(_comparison_text(metric, comparison, tolerance, found, worse=worse))
     reasons += _unmatched_text(rows, baseline)
     return GateResult(passed and not worse, score, comparison, len(matched), found, "; ".join(reasons))
+
+
+def could_go_unseen(metric: Metric, measurements: Sequence[Measurement]) -> float:
+    """The smallest true difference from another program that these rows would show four times in five.
+
+    As far as one program's scores can tell; the interval of a comparison is at 95 %. Raises `InputError` for no rows.
+    """
+    deviation = score_deviation(metric, measurements)
+    return smallest_detectable_difference(len(measurements), sd=deviation, level=TAIL)
+
+
+def unseen_text(metric: Metric, least: float, name: str = "") -> str:
+    """That differences below `least` could go unseen, in words; `name`: of what, where that has to be said."""
+    what = f" of {name}" if name else ""
+    if least >= metric.high - metric.low:
+        return f"any difference{what} could go unseen"
+    return f"a difference{what} below {least:.3f} could go unseen"
+
+
+def other_options(metric: Metric, baseline: Baseline) -> bool:
+    """Whether a baseline is known to come from another rubric, or other options, than those of `metric`."""
+    return baseline.metric_digest not in ("", source_digest(metric))
 
 
 def is_worse(comparison: PairedResult, tolerance: float = 0.0) -> bool:
@@ -178,6 +210,9 @@ def _matched(metric: Metric, rows: Mapping[str, Measurement], baseline: Baseline
         found = f"the baseline holds scores of {baseline.metric!r}"
         hint = "Write the baseline again with --update-baseline."
         raise InputError(found, field="baseline", expected=repr(metric.name), hint=hint)
+    if other_options(metric, baseline):
+        found = f"the baseline was written with another rubric or other options of {metric.name!r}"
+        raise InputError(found, field="baseline", hint="Write the baseline again with --update-baseline.")
     matched = sorted(rows.keys() & baseline.rows.keys())
     if not matched:
         raise InputError(

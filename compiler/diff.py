@@ -90,8 +90,8 @@ class Difference:
             "facts": changes,
             "scores": scores,
             "comparisons": [asdict(each) for each in self.comparisons],
-            "better": [_flip_dict(flip) for flip in self.better],
-            "worse": [_flip_dict(flip) for flip in self.worse],
+            "better": [flip_dict(flip) for flip in self.better],
+            "worse": [flip_dict(flip) for flip in self.worse],
             "notes": list(self.notes),
         }
 
@@ -228,7 +228,8 @@ def _predictor_dict(found: PredictorDiff) -> dict[str, Any]:
     }
 
 
-def _flip_dict(flip: Flip) -> dict[str, Any]:
+def flip_dict(flip: Flip) -> dict[str, Any]:
+    """A flip as JSON holds it."""
     plain: dict[str, Any] = {"row": flip.key, "before": flip.before, "after": flip.after}
     if flip.inputs is not None:
         plain["inputs"] = dict(flip.inputs)

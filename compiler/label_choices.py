@@ -11,14 +11,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import dspy
-import numpy as np
 
 from ..metrics.calibration import LabelChoice
 from ..optimizers.base import Outcome
 from ..programs.graph import Graph
-from ..programs.heads import loaded
 from ..programs.predictor import Predictor
-from ..programs.readout import Choice
+from ..programs.readout import Choice, calibrated
 
 
 class ChoiceReader:
@@ -39,12 +37,5 @@ class ChoiceReader:
         return found
 
     def _calibrated(self, name: str, choice: Choice) -> LabelChoice:
-        readout, totals = self._predictors[name].readout, dict(zip(choice.labels, choice.totals, strict=True))
-        matrix = readout.heads.get(choice.field)
-        if matrix is not None:
-            logits = loaded(matrix).logits(np.array([totals[label] for label in matrix.labels]))
-            return LabelChoice(choice.chosen, dict(zip(matrix.labels, map(float, logits), strict=True)))
-        offsets: Mapping[str, float] = {}
-        if readout.calibration is not None:
-            offsets = readout.calibration.offsets.get(choice.field, {})
-        return LabelChoice(choice.chosen, {label: total - offsets.get(label, 0.0) for label, total in totals.items()})
+        readout = self._predictors[name].readout
+        return LabelChoice(choice.chosen, calibrated(readout, choice.field, choice.labels, choice.totals))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -10,9 +9,11 @@ from typing import Any
 
 from ..errors import InputError
 from ..metrics import Metric
+from ..metrics.source import source_of as source_of
 from ..optimizers.base import LIMITS, Budget
 from ..optimizers.context import StrategyContext
 from ..optimizers.foreign import check_arguments, is_foreign
+from ..optimizers.front import FrontRule
 from ..optimizers.joint import STRATEGIES, strategy_named
 from ..optimizers.principles import principles_named
 from ..optimizers.space import Space
@@ -33,13 +34,16 @@ def optimize_options(
     search: SearchSpec | Mapping[str, Any] | None,
     optimizer: str | Mapping[str, Any],
     stop: StopRules | Mapping[str, Any] | None = None,
+    choose: FrontRule | Mapping[str, Any] | None = None,
 ) -> tuple[OptimizeSpec, Budget]:
     """The options as a spec would hold them, and the budget. Raises `InputError`, which lists everything wrong."""
     ours = {name: getattr(budget, name) for name in LIMITS} if isinstance(budget, Budget) else budget
     rules = asdict(stop) if isinstance(stop, StopRules) else stop
+    rule = asdict(choose) if isinstance(choose, FrontRule) else choose
     found = search.model_dump(exclude_unset=True) if isinstance(search, SearchSpec) else search
     named = dict(optimizer) if isinstance(optimizer, Mapping) else optimizer
-    given = {"optimizer": named, "seed": seed, "budget": ours or {}, "search": found or {}, "stop": rules or {}}
+    given: dict[str, Any] = {"optimizer": named, "seed": seed, "budget": ours or {}, "search": found or {}}
+    given |= {"stop": rules or {}, "choose": rule or {}}
     problems = KeyProblems(None, lambda keys: None)
     made = validated(OptimizeSpec, Source("", given), problems)
     problems.stop()
@@ -86,14 +90,3 @@ def check_options(name: str, optimizer: str, search: SearchSpec, options: Mappin
         principles_named(search.instructions.principles, field="optimize.search.instructions.principles")
     for format_ in () if search.formats == "auto" else search.formats:
         format_named(format_)
-
-
-def source_of(metric: Any) -> Any:
-    """What stands for a metric in a run's fingerprint: its source code, where it is a function."""
-    if callable(metric) and not isinstance(metric, Metric):
-        try:
-            return inspect.getsource(metric)
-        except (OSError, TypeError):
-            kind = metric if isinstance(metric, type) else type(metric)  # its repr would hold an address
-            return f"{kind.__module__}.{kind.__qualname__}"
-    return metric.name if isinstance(metric, Metric) else metric

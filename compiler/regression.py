@@ -20,7 +20,7 @@ from ..models.target import Target
 from ..optimizers.base import Outcome
 from ..programs.predictor import adopt
 from ..programs.state import PredictorState
-from .api import Data, MetricLike, Program, _check_program, _examples, _target
+from .api import Data, MetricLike, Program, check_program, checked_examples, opened_target
 from .baseline import Baseline, GateResult, gate, read_baseline, write_baseline
 from .compiled import Compiled
 from .evaluate import run_program
@@ -57,14 +57,14 @@ def assert_not_worse(
     ...     cuecard.assert_not_worse(program, "test.jsonl", "exact_match", baseline="triage.json", tolerance=0.02)
     """
     __tracebackhide__ = True
-    _check_program(program)
+    check_program(program)
     path = Path(baseline)
     past = None if update else _past(path)
     engine = _engine(program, target)
     program = adopt(program.program if isinstance(program, Compiled) else program, PredictorState(format="dspy"))
     for predictor in predictors_of(program).values():
         predictor.lm = None
-    examples, read_metric = _examples(data, program), metric_of(metric)
+    examples, read_metric = checked_examples(data, program), metric_of(metric)
     outcomes = run_program(program, examples, lm=language_model(engine), metric=read_metric)
     keys = Gate("", Place(""), examples.items, read_metric).keys(program)
     rows = dict(zip(keys, _measurements(outcomes), strict=True))
@@ -92,7 +92,7 @@ def _past(path: Path) -> Baseline:
 def _engine(program: Program, target: Target | str | None) -> Engine:
     """The engine that the program runs on."""
     if target is not None:
-        return _target(target).engine
+        return opened_target(target).engine
     inner = program.program if isinstance(program, Compiled) else program
     own = [predictor.lm for _, predictor in inner.named_predictors() if predictor.lm is not None]
     bridges = [bridge_of(lm) for lm in own or [dspy.settings.lm]]

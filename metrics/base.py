@@ -60,7 +60,8 @@ class Declaration:
     """What a metric says of itself: the range of its scores, which end is good, how examples become one score.
 
     `aggregation` is `mean` (of the examples' scores) or `corpus` (one score of the summed statistics). `interval` is
-    how `statistics.interval` finds the 95 % interval, `error` what `Metric.standard_error` estimates.
+    how `statistics.interval` finds the 95 % interval, `error` what `Metric.standard_error` estimates; `own_interval` is
+    `Metric.own_interval`.
     """
 
     name: str
@@ -69,10 +70,13 @@ class Declaration:
     aggregation: Literal["mean", "corpus"]
     direction: Literal["higher is better"] = "higher is better"
     error: str = "delete-one jackknife"
+    own_interval: str = ""
 
     @property
     def interval(self) -> str:
         """How the 95 % interval is found."""
+        if self.own_interval:
+            return self.own_interval
         wilson = self.aggregation == "mean" and (self.low, self.high) == (0.0, 1.0)
         return "Wilson where every score is 0 or 1, else percentile bootstrap" if wilson else "percentile bootstrap"
 
@@ -83,6 +87,7 @@ class Metric(ABC):
     - `name`: what reports call it; `low`, `high`: the finite range of its scores.
     - `fields`: the output fields compared, `()` for every field that the example labels.
     - `width`: how many numbers `Measurement.statistics` holds, 0 where the aggregate is the mean.
+    - `own_interval`: how `bounds` finds the interval, "" where `statistics.interval` does.
 
     A corpus metric gives `statistics` in `measure`, sets `width`, and overrides `from_statistics`; nothing else.
     """
@@ -91,6 +96,7 @@ class Metric(ABC):
     low: float = 0.0
     high: float = 1.0
     fields: tuple[str, ...] = ()
+    own_interval: str = ""
 
     @property
     def width(self) -> int:
@@ -116,6 +122,13 @@ class Metric(ABC):
         """The aggregate from the sum of `Measurement.row` over the examples."""
         return float(total[1] / total[0])
 
+    def bounds(self, measurements: Sequence[Measurement], seed: int) -> tuple[float, float]:
+        """The 95 % interval of the aggregate of two or more examples, for a metric whose `own_interval` says how.
+
+        It is there where the aggregate of few examples is off to one side, which the bootstrap would double.
+        """
+        raise NotImplementedError(f"metric {self.name!r} has no interval of its own")
+
     @property
     def aggregation(self) -> Literal["mean", "corpus"]:
         """Whether the aggregate is the mean of the scores or one score of the summed statistics."""
@@ -124,7 +137,7 @@ class Metric(ABC):
     @final
     def describe(self) -> Declaration:
         """The range, the direction, the aggregation and the standard error."""
-        return Declaration(self.name, self.low, self.high, self.aggregation)
+        return Declaration(self.name, self.low, self.high, self.aggregation, own_interval=self.own_interval)
 
     def with_labels(self, labels: Mapping[str, Sequence[str]]) -> Metric:
         """This metric, told which labels an output field can take; a metric that has no use for them is returned as is.

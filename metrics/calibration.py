@@ -6,6 +6,8 @@ that was chosen, and takes the mean gap between confidence and accuracy, weighte
 below and closed above, as in Guo et al. With three sums a bin (answers, confidence, right answers) it is a corpus
 metric: n_b / n times the gap of the means is the gap of the sums over n.
 
+The interval is the metric's own: see `calibration_interval.py`.
+
 An answer does not tell how sure a program was: the likelihoods of the labels that it chose among do, which whoever runs
 the program hands on.
 """
@@ -71,6 +73,7 @@ class CalibrationError(Metric):
     """
 
     name = "calibration_error"
+    own_interval = "Wilson bounds of the bins above, an inverted test below"
     fields: tuple[str, ...] = ()
     bins: Annotated[int, Field(ge=1, le=1000)] = 10
 
@@ -100,6 +103,17 @@ class CalibrationError(Metric):
         counts, confidence, right = total.reshape(3, -1)
         return max(0.0, min(1.0, 1.0 - float(abs(right - confidence).sum() / counts.sum())))
 
+    def bounds(self, measurements: Sequence[Measurement], seed: int) -> tuple[float, float]:
+        """See `Metric.bounds`."""
+        import numpy as np
+
+        from .calibration_interval import error_interval
+
+        total = np.array([math.fsum(column) for column in zip(*(each.row for each in measurements), strict=True)])
+        counts, confidence, right = total.reshape(3, -1)
+        low, high = error_interval(counts, confidence, right, seed)
+        return max(0.0, 1.0 - high), 1.0 - low
+
     def _measured(self, case: ChosenAnswer) -> Measurement | str:
         sure: list[tuple[float, bool]] = []
         for field, gold in labels(case.gold, self.fields, metric=self.name).items():
@@ -108,8 +122,9 @@ class CalibrationError(Metric):
             if choice is None:
                 return (
                     f"the field {field!r} was not chosen among labels, so that nothing says how sure the program was: "
-                    "give it a type with a finite set of values and set `readout: choice` where it is made (an answer "
-                    "from --rescore is without its choice: run the program, or --replay a recording of its calls)"
+                    "give it a type with a finite set of values and set `readout: choice` where it is made (a "
+                    "recording of --record-outputs without `choices` was made by an older version: record the outputs "
+                    "again, or --replay a recording of the calls)"
                 )
             if label_text(said) != label_text(choice.label):
                 return f"the field {field!r} is {said!r}, and what was chosen is {choice.label!r}"

@@ -113,9 +113,9 @@ def bootstrap(
 def interval(metric: Metric, measurements: Sequence[Measurement], seed: int = 0) -> Score:
     """The aggregate with its 95 % interval.
 
-    Wilson's where every score is 0 or 1 on a 0..1 scale and the aggregate is the mean, the percentile bootstrap
-    elsewhere. One example alone has nothing to resample: its interval is the metric's whole range. Raises `InputError`
-    when there are no measurements.
+    Wilson's where every score is 0 or 1 on a 0..1 scale and the aggregate is the mean, the metric's own where it has
+    one, the percentile bootstrap elsewhere. One example alone has nothing to resample: its interval is the metric's
+    whole range. Raises `InputError` when there are no measurements.
     """
     n = len(measurements)
     value = metric.aggregate(measurements)
@@ -124,6 +124,8 @@ def interval(metric: Metric, measurements: Sequence[Measurement], seed: int = 0)
         return Score(value, *wilson(round(sum(scores)), n), n)
     if n == 1:
         return Score(value, metric.low, metric.high, n)
+    if metric.own_interval:
+        return Score(value, *metric.bounds(measurements, seed), n)
     return Score(value, *bootstrap(measurements, metric, seed=seed), n)
 
 

@@ -18,6 +18,8 @@ class Weighted(Metric):
 
     Its aggregate is the weighted sum of the parts' aggregates, so a corpus metric keeps its corpus score. When a part
     is a corpus metric, the statistics are the parts' rows one after the other; otherwise the aggregate is the mean.
+    Where a part has an interval of its own, so has the sum: the weighted sum of the parts' ends, which is wider than it
+    need be, and as wide as it has to be where all parts are off at once.
     """
 
     def __init__(self, metrics: Sequence[Metric], weights: Sequence[float] | None = None) -> None:
@@ -37,6 +39,7 @@ class Weighted(Metric):
         self.high = self._sum([part.high for part in metrics])
         fields = dict.fromkeys(field for part in metrics for field in part.fields)
         self.fields = tuple(fields) if all(part.fields for part in metrics) else ()
+        self.own_interval = "weighted sum of the parts' ends" if any(part.own_interval for part in metrics) else ""
 
     @property
     def width(self) -> int:
@@ -60,6 +63,18 @@ class Weighted(Metric):
             scores.append(part.from_statistics(total[start : start + width]))
             start += width
         return self._sum(scores)
+
+    def bounds(self, measurements: Sequence[Measurement], seed: int) -> tuple[float, float]:
+        """See `Metric.bounds`."""
+        from .statistics import interval
+
+        ends, start = [], 0
+        for part, width in zip(self.metrics, self._widths, strict=True):
+            rows = [each.statistics[start : start + width] for each in measurements]
+            mine = [Measurement(row[1] / row[0] if not part.width else part.low, row) for row in rows]
+            ends.append(interval(part, mine, seed))
+            start += width
+        return self._sum([end.low for end in ends]), self._sum([end.high for end in ends])
 
     @property
     def aggregation(self) -> Literal["mean", "corpus"]:

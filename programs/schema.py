@@ -155,7 +155,7 @@ class ChooseSpec(Strict):
     @model_validator(mode="after")
     def _one(self) -> ChooseSpec:
         if self.at_least is not None and self.at_most_tokens is not None:
-            raise ValueError("one of at_least and at_most_tokens")
+            raise ValueError("found both at_least and at_most_tokens, where one of them is expected")
         return self
 
 

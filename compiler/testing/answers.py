@@ -219,10 +219,11 @@ def _answer(
 
 def _makers(program: Graph) -> dict[str, tuple[str, str]]:
     """What makes each output: the predictor, and what it calls the output."""
+    columns = program.columns
     return {
         column: (name, own)
         for name, part in program.named_predictors()
-        for own, column in program.columns[name].items()
+        for own, column in columns[name].items()
         if own in part.signature.output_fields
     }
 

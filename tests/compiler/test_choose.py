@@ -36,5 +36,5 @@ def test_by_default_the_best_score_is_taken_and_the_front_is_kept_all_the_same(t
 
 
 def test_two_rules_at_once_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="choose.*one of at_least and at_most_tokens"):
+    with pytest.raises(InputError, match="choose: found both at_least and at_most_tokens"):
         compile_tickets(tmp_path, choose={"at_least": 0.5, "at_most_tokens": 100})

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import copy
+from pathlib import Path
 from typing import Annotated, Any, Optional
 
 import dspy
 import pytest
+from fakes import FakeEngine, fake_target
 from pydantic import AfterValidator, Field
 
 import cuecard
-from cuecard.compiler.api import _signature_text
+from cuecard.compiler.api import _identity_of, _signature_text
+from cuecard.compiler.judging import JudgeMetric
+from cuecard.compiler.run_folder import fingerprint
+from cuecard.compiler.task import Task
+from cuecard.metrics.calibration import CalibrationError
 from cuecard.optimizers.principles import brief
 from cuecard.optimizers.space import readouts_for
 from cuecard.programs.spans import copied_from
@@ -64,3 +71,28 @@ def test_text_with_constraints_is_no_plain_text_to_the_search() -> None:
     assert copied_from(typed, rows) == ()
     assert brief("Find it.", typed) is None
     assert "few words" in (brief("Find it.", plain) or "")
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (JudgeMetric("How kind is it?"), JudgeMetric("How short is it?")),
+        (CalibrationError(bins=5), CalibrationError(bins=20)),
+        (["f1", {"metric": CalibrationError(bins=5)}], ["f1", {"metric": CalibrationError(bins=20)}]),
+    ],
+)
+def test_another_metric_of_the_same_name_is_another_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one: Any, other: Any
+) -> None:
+    opened: list[str] = []
+
+    def compile_task(task: Task, *, metric_source: Any, **_: Any) -> None:
+        opened.append(fingerprint(_identity_of(task, metric_source)))
+
+    monkeypatch.setattr("cuecard.compiler.api.compile_task", compile_task)
+    rows = [dspy.Example(ticket=f"t{n}", queue="billing").with_inputs("ticket") for n in range(8)]
+    program = dspy.Predict("ticket -> queue: Literal['billing', 'account']")
+    for metric in (one, other, copy.deepcopy(one)):
+        cuecard.compile(program, devset=rows, metric=metric, target=fake_target(FakeEngine()), runs=tmp_path)
+    first, second, again = opened
+    assert first == again != second

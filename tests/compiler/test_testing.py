@@ -286,7 +286,9 @@ def test_how_tests_end(tmp_path: Path) -> None:
     assert [(check.passed, check.score) for check in found[1].checks] == [(False, 0.0), (False, 0.0)]
     assert found[2].reason.startswith("the answer could not be read: queue: found 'mumble'") and found[2].score == 0.0
     assert (found[3].reason, found[3].score, found[3].outputs) == ("too hot", None, None)
-    assert found[4].reason == "exact_match 0.833 [0.436, 0.970] on 6 rows, which is less than 0.9"
+    unseen = "a difference below 0.467 could go unseen"
+    assert found[4].reason == f"exact_match 0.833 [0.436, 0.970] on 6 rows, which is less than 0.9; {unseen}"
+    assert [one.detectable for one in found] == [*[None] * 4, *[pytest.approx(0.467, abs=1e-3)] * 2]
     assert found[5].reason.startswith("f1 0.833 [")
 
 

@@ -58,6 +58,15 @@ class Own(Metric):
         return Measurement(float(example["answer"] == prediction["answer"]) ** self.power)
 
 
+class Hidden(Own):
+    """One that keeps its option to itself, and a cache."""
+
+    def __init__(self, power: int = 1) -> None:
+        super().__init__()
+        self._power = power
+        self._cache = object()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Fields(Metric):
     """A user's own dataclass."""
@@ -95,6 +104,7 @@ DIFFERENT: list[tuple[Callable[[], Any], Callable[[], Any]]] = [
     (lambda: Starts("a"), lambda: Starts("b")),
     (lambda: metric({"metric": right, "high": 2.0}), lambda: metric(right)),
     (lambda: Own(1), lambda: Own(2)),
+    (lambda: Hidden(1), lambda: Hidden(2)),
     (lambda: Fields(), lambda: Fields(strict=True)),
     (lambda: {"metric": CalibrationError(bins=5)}, lambda: {"metric": CalibrationError(bins=20)}),
     (lambda: ["f1", JudgeMetric("Kind?")], lambda: ["f1", JudgeMetric("Short?")]),
