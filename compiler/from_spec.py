@@ -32,7 +32,7 @@ from .compiled import Compiled
 from .data import Examples, check_disjoint, load_examples, split
 from .judging import Models, metric_of
 from .label_metrics import knowing_labels
-from .options import budget_of, check_stop
+from .options import budget_of, check_stop, source_of
 from .run_folder import RUNS
 from .task import Reporter, Task
 
@@ -72,7 +72,7 @@ def compile_spec(
         allow_outside=allow_outside,
         allow_code=allow_code,
     )
-    source = spec.to_data().get("metric")
+    source = source_of(task.metric)
     made_for = with_model(spec, target, dtype)
     compiled = compile_task(
         task, metric_source=source, runs=Path(runs or RUNS), fresh=fresh, reporter=reporter, spec=made_for

@@ -14,6 +14,7 @@ import dspy
 
 from ..errors import InputError, RunError
 from ..metrics import Measurement
+from ..metrics.source import source_digest
 from ..models.engine import Engine
 from ..models.lm import bridge_of, language_model
 from ..models.target import Target
@@ -71,7 +72,9 @@ def assert_not_worse(
     if past is None:
         if not rows:
             raise InputError("there are no examples")
-        write_baseline(path, Baseline(read_metric.name, rows, target=engine.identity))
+        write_baseline(
+            path, Baseline(read_metric.name, rows, target=engine.identity, metric_digest=source_digest(read_metric))
+        )
         return None
     try:
         found = gate(read_metric, rows, baseline=past, tolerance=tolerance, seed=seed)

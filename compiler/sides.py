@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +20,7 @@ import dspy
 from ..errors import InputError
 from ..files import read_text
 from ..metrics import Measurement, Metric
+from ..metrics.source import source_digest
 from ..optimizers.base import Outcome
 from ..programs.graph import build
 from ..programs.learned import state_of
@@ -57,6 +58,7 @@ class Side:
     scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     metric: str = ""
     rows: Mapping[str, Measurement] = field(default_factory=dict)
+    metric_digest: str = ""
 
 
 def read_side(path: Path, *, allow_outside: bool = False) -> Side:
@@ -93,7 +95,8 @@ def baseline_side(name: str, baseline: Baseline, kind: Kind = "baseline") -> Sid
     """The side of a baseline."""
     facts = {"program": baseline.program, "target identity": baseline.target}
     given = {key: value for key, value in facts.items() if value}
-    return Side(name, kind, facts=given, metric=baseline.metric, rows=baseline.rows)
+    digest = baseline.metric_digest
+    return Side(name, kind, facts=given, metric=baseline.metric, rows=baseline.rows, metric_digest=digest)
 
 
 def scored_baseline(
@@ -108,7 +111,7 @@ def scored_baseline(
     there = [(key, outcome) for key, outcome in zip(keys, outcomes, strict=True) if outcome.error is None]
     found = measured(program, [outcome for _, outcome in there], metric)
     rows = dict(zip((key for key, _ in there), found, strict=True))
-    return Baseline(metric.name, rows, program_digest(spec), target)
+    return Baseline(metric.name, rows, program_digest(spec), target, source_digest(metric))
 
 
 def asked(state: PredictorState) -> Asked:
@@ -173,7 +176,7 @@ def _recording_side(path: Path) -> Side:
         side = Side(str(path), "recording")
     target = ", ".join(str(about[key]) for key in ("name", "dtype", "device") if about.get(key))
     facts = {**side.facts, "target": target, "target identity": str(about.get("identity", ""))}
-    return Side(side.name, side.kind, facts=facts, metric=side.metric, rows=side.rows)
+    return replace(side, facts=facts)
 
 
 def _trials(path: Path) -> list[dict[str, Any]]:

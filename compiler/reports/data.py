@@ -32,6 +32,7 @@ def test_data(result: Result) -> dict[str, Any]:
         "reason": result.reason,
         "kind": result.kind,
         "score": _finite(result.score),
+        "detectable": _finite(result.detectable),
         "tags": list(result.tags),
         "inputs": plain_values(result.inputs),
         "outputs": None if result.outputs is None else plain_values(result.outputs),

@@ -19,7 +19,7 @@ from ...programs.schema_tests import TestsFile, TestSpec
 from ...programs.spec import load_spec
 from ...programs.yaml_source import Source, load_yaml
 from ...signatures import check_value
-from ..baseline import read_baseline
+from ..baseline import other_options, read_baseline
 from ..from_spec import judge_models, read_examples, spec_metric
 from ..judging import metric_of
 from ..label_metrics import knowing_labels
@@ -259,6 +259,9 @@ class _Reader:
         if baseline.metric != gate.metric.name:
             found = f"{path.name} holds scores of {baseline.metric!r}"
             self.problems.at(where, found, expected=repr(gate.metric.name), hint=hint)
+        elif other_options(gate.metric, baseline):
+            found = f"{path.name} holds scores of {baseline.metric!r} with another rubric or other options"
+            self.problems.at(where, found, hint=hint)
         elif not set(gate.keys(self.program)) & set(baseline.rows):
             found = f"none of the {len(gate.rows)} examples stands in {path.name}"
             self.problems.at(where, found, expected="a baseline of the same data", hint=hint)
