@@ -151,6 +151,8 @@ def _with_rows(plain: Difference, seed: int) -> Difference:
     if before.rows and after.rows:
         if before.metric != after.metric:
             notes.append(f"the scores are of different metrics, {before.metric} and {after.metric}")
+        elif before.metric_digest and after.metric_digest and before.metric_digest != after.metric_digest:
+            notes.append(f"the scores by {before.metric} come from another rubric, or other options")
         elif not shared:
             notes.append("no example stands in both: there is nothing to pair")
         else:
@@ -165,7 +167,7 @@ def _with_rows(plain: Difference, seed: int) -> Difference:
     left_out = len(before.rows) + len(after.rows) - 2 * len(shared)
     if left_out:
         notes.append(f"{left_out} rows stand on one side only, and are not compared")
-    if before.kind == "run":
+    if before.kind == "run" and "dev data" not in before.facts:
         notes.append("rows are matched by their place: this holds where both runs had the same dev examples")
     better, worse = flips(ours, theirs)
     compared = compare_rows([(metric, ours, theirs)], seed=seed)

@@ -162,7 +162,8 @@ def _run_of(path: Path, run: Mapping[str, Any], trials: Sequence[Mapping[str, An
     scores = {split: {key: score[key] for key in SCORE} for split, score in (run.get("compiled") or {}).items()}
     rows = trial.get("scores", [])
     # A run says nothing of a row but its score: another with the same seed and data has the same rows in its order.
-    known = str((run.get("data") or {}).get("dev", ""))[:12]
+    facts |= {f"{split} data": str(digest)[:12] for split, digest in (run.get("data") or {}).items()}
+    known = facts.get("dev data", "")
     told = f"of {len(rows)}, seed {seed}{', ' if known else ''}{known}"
     places = {f"dev {place} {told}": Measurement(score) for place, score in enumerate(rows, start=1)}
     return Side(str(path), "run", predictors, facts, scores, str(run.get("metric", "")), places)

@@ -167,6 +167,30 @@ def test_runs_are_compared_by_their_chosen_trials(tmp_path: Path) -> None:
     assert side.predictors["route"].demos is None
 
 
+def test_rows_of_runs_are_paired_only_where_both_had_the_same_data(tmp_path: Path) -> None:
+    compile_tickets(tmp_path / "runs")
+    run = next((tmp_path / "runs").iterdir())
+    same, state = read_side(run), json.loads((run / "run.json").read_text())
+    assert same.facts["dev data"] == state["data"]["dev"][:12]
+    assert not any("place" in note for note in compare(same, same).notes)
+    (run / "run.json").write_text(json.dumps({**state, "data": {**state["data"], "dev": "0" * 64}}))
+    assert "no example stands in both: there is nothing to pair" in compare(same, read_side(run)).notes
+    (run / "run.json").write_text(json.dumps({key: value for key, value in state.items() if key != "data"}))
+    older = read_side(run)
+    assert any("matched by their place" in note for note in compare(older, older).notes)
+
+
+def test_scores_by_another_rubric_are_not_compared(tmp_path: Path) -> None:
+    rows = {"a": Measurement(1.0), "b": Measurement(0.0)}
+    sides = []
+    for name, digest in (("one", "1" * 8), ("two", "2" * 8)):
+        write_baseline(tmp_path / f"{name}.json", Baseline("judge", rows, metric_digest=digest))
+        sides.append(read_side(tmp_path / f"{name}.json"))
+    found = compare(*sides)
+    assert not found.comparisons and "another rubric" in "".join(found.notes)
+    assert not any("another rubric" in note for note in compare(sides[0], sides[0]).notes)
+
+
 def test_a_run_of_something_else_is_told(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text('{"trial": 1, "compiled": {"dev": {"value": 1}}}')
     with pytest.raises(InputError, match="is not a run"):
