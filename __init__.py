@@ -9,12 +9,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .compiler.api import Evaluation, compile, evaluate, load
+    from .compiler.api import compile, load
     from .compiler.compiled import Compiled
     from .compiler.data import Example, Examples, load_examples
     from .compiler.explain import Explanation, explain
     from .compiler.from_spec import compile_spec
     from .compiler.regression import assert_not_worse
+    from .compiler.scoring import Evaluation, evaluate
     from .compiler.teleprompter import Joint
     from .errors import CuecardError, InputError, ReadError, RunError
     from .metrics import metric
@@ -34,7 +35,7 @@ _HOMES = {
     "CuecardError": "errors",
     "Decoding": "models.engine",
     "Engine": "models.engine",
-    "Evaluation": "compiler.api",
+    "Evaluation": "compiler.scoring",
     "Example": "compiler.data",
     "Examples": "compiler.data",
     "Explanation": "compiler.explain",
@@ -49,7 +50,7 @@ _HOMES = {
     "assert_not_worse": "compiler.regression",
     "compile": "compiler.api",
     "compile_spec": "compiler.from_spec",
-    "evaluate": "compiler.api",
+    "evaluate": "compiler.scoring",
     "explain": "compiler.explain",
     "language_model": "models.lm",
     "load": "compiler.api",

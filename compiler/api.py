@@ -1,4 +1,4 @@
-"""The Python API: load, compile, evaluate.
+"""The Python API: load and compile (`scoring.py` evaluates).
 
 >>> import cuecard
 >>> program = cuecard.load("ticket_triage.yaml", target="smollm2-135m")
@@ -9,48 +9,41 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from os import PathLike
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import dspy
 
-from ..errors import InputError, RunError, nearest
-from ..metrics import Metric, Score, interval
-from ..models.lm import language_model
-from ..models.target import DEFAULT_MODEL, Target
-from ..models.target import target as open_target
-from ..optimizers.base import Budget, Outcome, Row, Trial
+from ..errors import InputError, nearest
+from ..models.target import Target
+from ..optimizers.base import Budget, Row, Trial
 from ..optimizers.front import FrontRule
 from ..optimizers.stopping import StopRules
 from ..programs.graph import Graph, build
 from ..programs.learned import apply_spec
 from ..programs.predictor import adopt
-from ..programs.schema import MetricSpec, SearchSpec, Spec
+from ..programs.schema import SearchSpec, Spec
 from ..programs.spec import load_spec
 from ..programs.state import PredictorState
 from ..signatures import field_types
 from .compiled import VERSIONS, Compiled, _version
-from .data import Example, Examples, check_disjoint, from_dspy, load_examples
-from .evaluate import run_program
+from .data import Examples, check_disjoint
 from .evaluator import candidate_of, predictors_of, same_names
+from .given import Data, MetricLike, Program, check_program, checked_examples, opened_target, split_dev
 from .judging import judge_files, metric_of
 from .label_metrics import knowing_labels
 from .options import check_options, check_stop, optimize_options, source_of
 from .pipeline import run_task
 from .run_folder import RUNS, RunFolder, fingerprint, open_run
 from .stopping import WISHES
-from .task import Compilation, Reporter, Task
+from .task import Reporter, Task
 
 logger = logging.getLogger("cuecard")
 
-Program: TypeAlias = dspy.Module
-Data = str | PathLike[str] | Examples | Sequence[Any]
-MetricLike = str | Mapping[str, Any] | Sequence[Any] | Callable[..., Any] | Metric
 ADDRESS = re.compile(r" at 0x[0-9a-f]+", re.I)
 
 
@@ -192,13 +185,6 @@ def _proposer(search: SearchSpec) -> Target | None:
     return proposer_of(Spec(), search)
 
 
-def check_program(program: Any) -> None:
-    """Raise `InputError` for what is no program; its class is what is given by mistake."""
-    if not isinstance(program, dspy.Module):
-        expected = f"an instance, {program.__name__}()" if isinstance(program, type) else "a dspy.Module"
-        raise InputError(f"{program!r} is no program", expected=expected)
-
-
 def _refuse(**given: Any) -> None:
     """Raise `InputError` for an argument beside a spec's path, which would be overlooked."""
     superfluous = next((key for key, value in given.items() if value not in (None, ())), None)
@@ -289,131 +275,3 @@ def _signature_text(signature: type[dspy.Signature]) -> str:
 
 def _row_text(row: Row) -> str:
     return repr((sorted(row.inputs.items()), sorted(row.labels.items())))
-
-
-def opened_target(target: Target | str | None) -> Target:
-    """The target, opened where it is a model's name; the default model without one. Raises `InputError`."""
-    if target is None or isinstance(target, str | PathLike):
-        return open_target(target or DEFAULT_MODEL)
-    if not isinstance(target, Target):
-        raise InputError(f"{target!r} is no target", expected="cuecard.target(...), or a model's name")
-    return target
-
-
-def checked_examples(data: Data, program: Program) -> Examples:
-    """Examples, checked against what is known of the program.
-
-    Of a Python program, which fields are inputs is what `dspy.Example.with_inputs` says.
-    """
-    if isinstance(data, Examples):
-        return data
-    if isinstance(data, str | os.PathLike):
-        inputs, outputs, extra = field_types_of(program)
-        return load_examples(Path(data), inputs=inputs, outputs=outputs, extra=extra)
-    listed = list(data)
-    if not listed:
-        return Examples(())
-    if isinstance(program, Graph):
-        return from_dspy(listed, inputs=program.input_types, outputs=program.output_types, extra=program.label_types)
-    return from_dspy(listed)
-
-
-def field_types_of(program: Program) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """Inputs, outputs and the fields between them of a program, for reading a file of examples.
-
-    Of a Python program with several predictors, nothing says which are which.
-    """
-    if isinstance(program, Graph):
-        return program.input_types, program.output_types, program.label_types
-    predictors = predictors_of(program)
-    if len(predictors) != 1:
-        raise InputError(
-            "a file of examples does not say which fields are the inputs of a Python program",
-            hint="Give a list of dspy.Example(...).with_inputs(...).",
-        )
-    signature = next(iter(predictors.values())).signature
-    types = field_types(signature)
-    return (
-        {name: types[name] for name in signature.input_fields},
-        {name: types[name] for name in signature.output_fields if name != "reasoning"},
-        {},
-    )
-
-
-def split_dev(train: Examples, seed: int) -> tuple[Examples, Examples]:
-    """A trainset in two halves, train and dev."""
-    from .data import split
-
-    if len(train) < 4:
-        return train, train[:0]
-    return split(train, seed, (0.5, 0.5))  # type: ignore[return-value]
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """A program's score on examples. `unread`: answers that could not be read, which count as the metric's worst;
-    `failed`: examples whose call failed, which have no score and are not in `score.n`."""
-
-    score: Score
-    outcomes: tuple[Outcome, ...]
-
-    @property
-    def unread(self) -> int:
-        """How many answers could not be read."""
-        return sum(outcome.unread is not None for outcome in self.outcomes)
-
-    @property
-    def failed(self) -> int:
-        """How many calls failed."""
-        return sum(outcome.error is not None for outcome in self.outcomes)
-
-
-def evaluate(
-    program: Program,
-    examples: Data,
-    metric: MetricLike,
-    *,
-    target: Target | str | None = None,
-    seed: int = 0,
-    observer: Callable[[int], None] | None = None,
-) -> Evaluation:
-    """Score a program on examples. See `compile` for the arguments; `seed` is the bootstrap interval's.
-
-    Raises `RunError` when every call failed, since there is nothing to score then.
-
-    >>> cuecard.evaluate(program, dev, "exact_match").score
-    Score(value=0.61, low=0.54, high=0.67, n=200)
-    """
-    check_program(program)
-    lm = language_model(opened_target(target).engine)
-    program = adopt(program.program if isinstance(program, Compiled) else program, PredictorState(format="dspy"))
-    for predictor in predictors_of(program).values():
-        predictor.lm = None
-    rows = checked_examples(examples, program)
-    read_metric = knowing_labels(metric_of(metric), program)
-    outcomes = run_program(program, rows, lm=lm, metric=read_metric, observer=observer)
-    measured = [outcome.measurement for outcome in outcomes if outcome.measurement is not None]
-    if not measured:
-        failed = next((outcome.error for outcome in outcomes if outcome.error), None)
-        if failed is None:
-            raise InputError("there are no examples")
-        raise RunError(f"all {len(outcomes)} examples failed", hint=f"The first failure: {failed}")
-    return Evaluation(interval(read_metric, measured, seed), tuple(outcomes))
-
-
-__all__ = [
-    "Budget",
-    "Compilation",
-    "Compiled",
-    "Evaluation",
-    "Example",
-    "Examples",
-    "MetricSpec",
-    "Silent",
-    "Target",
-    "Task",
-    "compile",
-    "compile_task",
-    "evaluate",
-    "load",
-]

@@ -23,12 +23,13 @@ from ..optimizers.base import Outcome
 from ..optimizers.explain import DEMO, Comparison, Effect, compare, effects
 from ..optimizers.likelihood import Unit, label_likelihoods, likelihood_added
 from .ab import key_of, with_answers
-from .api import Data, MetricLike, Program, load, opened_target
+from .api import load
 from .compiled import Compiled
 from .diff import Flip, flip_dict, flips
 from .evaluate import Observer
 from .evaluator import ProgramEvaluator, apply, predictors_of
 from .explain_plan import Plan, make_plan
+from .given import Data, MetricLike, Program, opened_target
 from .gold import gold_likelihoods
 from .judging import metric_of
 

@@ -23,10 +23,10 @@ from ..programs.schema import Spec
 from ..programs.state import PredictorState
 from ..seeds import derive_seed
 from ..signatures import dump
-from .api import Data, Program, checked_examples
 from .compiled import Compiled
 from .evaluator import Columns, candidate_of, predictors_of, same_names
 from .examples import Examples
+from .given import Data, Program, checked_examples
 from .label_metrics import knowing_labels
 
 ENDING = ".compiled"

@@ -72,10 +72,13 @@ def compile_spec(
         allow_outside=allow_outside,
         allow_code=allow_code,
     )
-    source = source_of(task.metric)
-    made_for = with_model(spec, target, dtype)
     compiled = compile_task(
-        task, metric_source=source, runs=Path(runs or RUNS), fresh=fresh, reporter=reporter, spec=made_for
+        task,
+        metric_source=source_of(task.metric),
+        runs=Path(runs or RUNS),
+        fresh=fresh,
+        reporter=reporter,
+        spec=with_model(spec, target, dtype),
     )
     compiled.write(output or compiled_path(Path(path)))
     return compiled

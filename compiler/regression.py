@@ -21,11 +21,11 @@ from ..models.target import Target
 from ..optimizers.base import Outcome
 from ..programs.predictor import adopt
 from ..programs.state import PredictorState
-from .api import Data, MetricLike, Program, check_program, checked_examples, opened_target
 from .baseline import Baseline, GateResult, gate, read_baseline, write_baseline
 from .compiled import Compiled
 from .evaluate import run_program
 from .evaluator import predictors_of
+from .given import Data, MetricLike, Program, check_program, checked_examples, opened_target
 from .judging import metric_of
 from .reports.detail import clipped, value_text
 from .testing.cases import Place

@@ -158,8 +158,11 @@ class Pacer:
         return next(fitting, fewest)
 
     def affords(self, number: int, times: int) -> bool:
-        """Whether a program that costs `times` what trial `number` does can run on dev now, and on what comes later."""
-        pace = self.paces.get(number, NOTHING)
+        """Whether a program that costs `times` what trial `number` does can run on dev now, and on what comes later.
+
+        What a trial cost that ran elsewhere is not known: it counts as the baseline does.
+        """
+        pace = self.paces.get(number, self.paces[0])
         rows = times * len(self.dev) + (times - 1) * self.later
         return all(rows * pace[name] <= rest for name, rest in self._left(number, NOTHING).items() if name in PACED)
 

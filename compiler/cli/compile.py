@@ -107,39 +107,18 @@ def compile_program(
         raise InputError("--json goes with --dry-run", hint="A compile writes its results into the run's folder.")
     limits = {"metric_calls": metric_calls, "model_calls": model_calls, "tokens": tokens, "seconds": seconds}
     budget = _budget(spec, limits, allow_outside)
+    asked: dict[str, Any] = {"target": model, "device": device, "dtype": dtype, "budget": budget, "seed": seed}
+    asked |= {"allow_outside": allow_outside, "allow_code": allow_code}
     from ..from_spec import compile_spec, compiled_path, spec_task
     from .summary import summary
 
     if dry_run:
         from .dry_run import show_plan
 
-        _, task = spec_task(
-            spec,
-            target=model,
-            device=device,
-            dtype=dtype,
-            budget=budget,
-            seed=seed,
-            allow_outside=allow_outside,
-            allow_code=allow_code,
-        )
-        show_plan(task, as_json=as_json)
+        show_plan(spec_task(spec, **asked)[1], as_json=as_json)
         return 0
     with reporting(quiet=quiet) as reporter:
-        compiled = compile_spec(
-            spec,
-            target=model,
-            device=device,
-            dtype=dtype,
-            budget=budget,
-            seed=seed,
-            fresh=fresh,
-            runs=runs,
-            allow_outside=allow_outside,
-            allow_code=allow_code,
-            reporter=reporter,
-            output=output,
-        )
+        compiled = compile_spec(spec, **asked, fresh=fresh, runs=runs, reporter=reporter, output=output)
     for line in summary(compiled.compilation):
         say(line)
     say(f"wrote  {short_path(output or compiled_path(spec))}")

@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from ...models.target import Target
     from ...programs.graph import Graph
     from ...programs.schema import Spec
-    from ..api import Evaluation
     from ..examples import Examples
     from ..judging import JudgeMetric
+    from ..scoring import Evaluation
 
 EXAMPLE = """\
 \b
@@ -112,10 +112,10 @@ def evaluate_program(
     """
     import dspy
 
-    from ..api import evaluate
     from ..baseline import write_baseline
     from ..evaluate import open_models
     from ..replay import SCORES
+    from ..scoring import evaluate
     from ..sides import scored_baseline
 
     check_folder_of(scores, "--scores")

@@ -22,7 +22,7 @@ from cuecard.models.engine import Decoding
 from cuecard.optimizers.base import Budget, Candidate, Outcome, Proposal, Trial
 from cuecard.optimizers.front import FrontRule
 from cuecard.optimizers.joint import joint, uniform
-from cuecard.optimizers.pacing import FIRST_BLOCK, blocks
+from cuecard.optimizers.pacing import FIRST_BLOCK, PACED, Pacer, blocks
 from cuecard.optimizers.search import MOST_DUPLICATES, Search, SearchResult
 from cuecard.optimizers.selection import best_of_many
 from cuecard.optimizers.space import PredictorSpace, Space
@@ -893,3 +893,10 @@ def test_the_search_ends_where_everything_is_too_long() -> None:
     made = Search(evaluator, over, dev(32), (), Budget(), 0, lambda trial: None, rule=rule)
     result = made.run(made.baseline(BASELINE), Endless([]))
     assert (result.stopped_by, result.chosen.number) == ("exhausted", 0)
+
+
+def test_what_a_program_costs_that_ran_elsewhere_is_told_by_the_baseline() -> None:
+    run = Run(graded(base=0.5), rows=16, budget=Budget(seconds=60.0))
+    pacer = Pacer(run.evaluator, Budget(seconds=60.0), dev(16))
+    pacer.paces[0] = dict.fromkeys(PACED, 1.0)
+    assert pacer.affords(7, 2) and not pacer.affords(7, 5), "44 seconds are left, and 16 rows take 16"
