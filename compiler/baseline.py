@@ -37,6 +37,7 @@ from ..metrics.statistics import (
     score_deviation,
     smallest_detectable_difference,
 )
+from ..programs.schema import Spec
 from .examples import canonical
 
 FORMAT = "cuecard-baseline-1"
@@ -80,6 +81,12 @@ def row_key(inputs: Mapping[str, Any], labels: Mapping[str, Any]) -> str:
     """The key of an example: 16 hexadecimal digits, the same for the same values in whatever order."""
     text = canonical({"inputs": dict(inputs), "labels": dict(labels)})
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def program_digest(spec: Spec) -> str:
+    """A short hash of what is asked of the model: the spec without its tests, its data and how it was compiled."""
+    data = {name: value for name, value in spec.to_data().items() if name not in ("tests", "data", "compiled")}
+    return hashlib.sha256(canonical(data).encode()).hexdigest()[:12]
 
 
 def unique_keys(keys: Iterable[str]) -> list[str]:

@@ -24,6 +24,8 @@ from ..programs.learned import keys_of, python_spec
 from ..programs.schema import CompiledSpec, PredictorSpec, PromptOnly, Score, Spec, Target
 from ..programs.yaml_source import dump_yaml
 from ..seeds import derive_seed
+from .baseline import write_baseline
+from .dev_scores import dev_scores, scores_path
 from .evaluator import apply, predictors_of
 from .task import Compilation
 
@@ -49,11 +51,15 @@ class Compiled(dspy.Module):
         return self.program(**inputs)
 
     def write(self, path: str | PathLike[str]) -> Path:
-        """Write `NAME.compiled.yaml`, whole or not at all. Read it with `cuecard.load`."""
+        """Write `NAME.compiled.yaml`, to be read with `cuecard.load`, and beside it `NAME.compiled.scores.json`, the
+        score of each dev example. Each is written whole or not at all.
+        """
         place = Path(path)
         for state in self.compilation.candidate.states.values():
             for choice in state.readout.heads.values():
                 loaded(choice).write(place.parent / choice.weights)
+        made = self.compilation
+        write_baseline(scores_path(place), dev_scores(made.task, made.result, self.spec))
         write_atomic(place, dump_yaml(self.spec.to_data()))
         return place
 

@@ -8,7 +8,7 @@ one of many differences is large by chance.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from ..errors import InputError
@@ -103,7 +103,7 @@ class Difference:
 
 def compare(before: Side, after: Side, *, seed: int = 0) -> Difference:
     """The differences between two sides. Scores are compared where both have rows of one metric in common."""
-    notes: list[str] = []
+    notes = list(dict.fromkeys([*before.notes, *after.notes]))
     predictors: tuple[PredictorDiff, ...] = ()
     if before.predictors and after.predictors:
         names = list(dict.fromkeys([*before.predictors, *after.predictors]))
@@ -162,21 +162,15 @@ def _with_rows(plain: Difference, seed: int) -> Difference:
     elif plain.scores:
         notes.append("the scores have no rows to pair: cuecard ab runs both on the same examples")
     if metric is None:
-        return _noted(plain, notes)
+        return replace(plain, notes=tuple(notes))
     ours, theirs = ({key: side.rows[key] for key in shared} for side in (before, after))
     left_out = len(before.rows) + len(after.rows) - 2 * len(shared)
     if left_out:
         notes.append(f"{left_out} rows stand on one side only, and are not compared")
-    if before.kind == "run" and "dev data" not in before.facts:
-        notes.append("rows are matched by their place: this holds where both runs had the same dev examples")
-    better, worse = flips(ours, theirs)
+    inputs = {**before.inputs, **after.inputs}
+    better, worse = ([replace(f, inputs=inputs.get(f.key)) for f in part] for part in flips(ours, theirs))
     compared = compare_rows([(metric, ours, theirs)], seed=seed)
-    changed = {"comparisons": compared, "better": tuple(better), "worse": tuple(worse)}
-    return Difference(**{**vars(_noted(plain, notes)), **changed})
-
-
-def _noted(plain: Difference, notes: Sequence[str]) -> Difference:
-    return Difference(**{**vars(plain), "notes": tuple(notes)})
+    return replace(plain, comparisons=compared, better=tuple(better), worse=tuple(worse), notes=tuple(notes))
 
 
 def metric_for(name: str, rows: Sequence[Measurement]) -> Metric | None:

@@ -30,6 +30,8 @@ from ..optimizers.search import Search, SearchResult
 from ..optimizers.space import Space
 from ..optimizers.voted import with_votes
 from ..seeds import derive_seed
+from .baseline import write_baseline
+from .dev_scores import dev_scores
 from .evaluator import ProgramEvaluator, candidate_of
 from .journal import Clock, JournaledEngine
 from .reference import reference_scores
@@ -281,6 +283,7 @@ def _finish(
     )
     ledger = asdict(engine.ledger)
     compilation = Compilation(task, result, before, after, unread, ledger, spent, clock.now(), folder, reference)
+    write_baseline(folder.scores, dev_scores(task, result))
     folder.write({**state, **outcome_of(compilation)})
     return compilation
 

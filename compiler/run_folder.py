@@ -1,8 +1,9 @@
 """The folder of a run: `.cuecard/runs/<name>-<n>/`.
 
 It holds `run.json` (what the run is, how it stands, its scores), `trials.jsonl`, `study.db` (Optuna), `calls.jsonl`
-(every model call, see `journal.py`). A run that did not finish is taken up again by the next compile with the same
-fingerprint: the same program, data, metric, target, settings and versions.
+(every model call, see `journal.py`) and, in the end, `scores.json` (the chosen program's score of each dev example). A
+run that did not finish is taken up again by the next compile with the same fingerprint: the same program, data, metric,
+target, settings and versions.
 """
 
 from __future__ import annotations
@@ -73,6 +74,11 @@ class RunFolder:
     def run(self) -> Path:
         """What the run is and how it stands."""
         return self.path / "run.json"
+
+    @property
+    def scores(self) -> Path:
+        """The chosen program's score of every dev example, once the run has ended."""
+        return self.path / "scores.json"
 
     def begin(self) -> None:
         """Clear what the run writes anew in each life: the trials and the study, which the journal leads to again."""

@@ -28,11 +28,12 @@ from ..programs.schema import Spec
 from ..programs.spec import load_spec
 from ..programs.state import PredictorState
 from ..signatures import signature
-from .baseline import Baseline, read_baseline, row_key, unique_keys
-from .evaluate import gold_fields, measured
+from .baseline import Baseline, program_digest, read_baseline
+from .dev_scores import row_keys, scores_of, scores_path
+from .evaluate import measured
 from .evaluator import candidate_of
+from .from_spec import spec_examples
 from .replay import RECORD, SCORES
-from .testing.gates import program_digest
 
 Kind = Literal["program", "run", "recording", "baseline"]
 SCORE = ("value", "low", "high", "n")
@@ -49,7 +50,9 @@ class Asked:
 
 @dataclass(frozen=True)
 class Side:
-    """One side. `scores` are by split, `rows` measurements by row key; `facts` are target, metric, seed and so on."""
+    """One side. `scores` are by split; `rows` measurements, and `inputs` what they are of where that is known, by row
+    key; `facts` are target, metric, seed and so on.
+    """
 
     name: str
     kind: Kind
@@ -59,6 +62,8 @@ class Side:
     metric: str = ""
     rows: Mapping[str, Measurement] = field(default_factory=dict)
     metric_digest: str = ""
+    inputs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
+    notes: tuple[str, ...] = ()
 
 
 def read_side(path: Path, *, allow_outside: bool = False) -> Side:
@@ -72,7 +77,8 @@ def read_side(path: Path, *, allow_outside: bool = False) -> Side:
         raise InputError("the folder holds neither a run nor a recording", path=path, expected=expected)
     if path.suffix.lower() == ".json":
         return baseline_side(str(path), read_baseline(path))
-    return program_side(str(path), load_spec(path, allow_outside=allow_outside))
+    spec = load_spec(path, allow_outside=allow_outside)
+    return _with_scores(program_side(str(path), spec), path, spec)
 
 
 def program_side(name: str, spec: Spec) -> Side:
@@ -91,6 +97,24 @@ def program_side(name: str, spec: Spec) -> Side:
     return Side(name, "program", {name: asked(state) for name, state in states.items()}, facts, scores)
 
 
+def _with_scores(side: Side, path: Path, spec: Spec) -> Side:
+    """The side of a program with the scores that its compile left beside it."""
+    found = scores_of(path, spec)
+    if found is None:
+        strange = spec.compiled is not None and scores_path(path).is_file()
+        return replace(side, notes=(f"{scores_path(path)} holds the scores of another program",)) if strange else side
+    known = replace(side, metric=found.metric, rows=found.rows, metric_digest=found.metric_digest)
+    if not spec.steps or spec.data is None:
+        return known
+    program = build(spec)
+    try:
+        rows = spec_examples(spec, program)["dev"]
+    except InputError as error:
+        return replace(known, notes=(f"examples are named by key, since the data can't be read: {error.message}",))
+    inputs = {key: row.inputs for key, row in zip(row_keys(program, rows), rows, strict=True)}
+    return replace(known, inputs=inputs)
+
+
 def baseline_side(name: str, baseline: Baseline, kind: Kind = "baseline") -> Side:
     """The side of a baseline."""
     facts = {"program": baseline.program, "target identity": baseline.target}
@@ -103,11 +127,7 @@ def scored_baseline(
     spec: Spec, program: dspy.Module, target: str, metric: Metric, outcomes: Sequence[Outcome]
 ) -> Baseline:
     """The scores of outcomes by row key; those whose call failed have none. `target`: its identity."""
-    gold = gold_fields(program)
-    keys = unique_keys(
-        row_key(outcome.row.inputs, {k: v for k, v in outcome.row.labels.items() if gold is None or k in gold})
-        for outcome in outcomes
-    )
+    keys = row_keys(program, [outcome.row for outcome in outcomes])
     there = [(key, outcome) for key, outcome in zip(keys, outcomes, strict=True) if outcome.error is None]
     found = measured(program, [outcome for _, outcome in there], metric)
     rows = dict(zip((key for key, _ in there), found, strict=True))
@@ -161,12 +181,17 @@ def _run_of(path: Path, run: Mapping[str, Any], trials: Sequence[Mapping[str, An
     }
     scores = {split: {key: score[key] for key in SCORE} for split, score in (run.get("compiled") or {}).items()}
     rows = trial.get("scores", [])
-    # A run says nothing of a row but its score: another with the same seed and data has the same rows in its order.
+    # One that has not ended says nothing of a row but its score: with the same seed and data the order is the same.
     facts |= {f"{split} data": str(digest)[:12] for split, digest in (run.get("data") or {}).items()}
     known = facts.get("dev data", "")
     told = f"of {len(rows)}, seed {seed}{', ' if known else ''}{known}"
     places = {f"dev {place} {told}": Measurement(score) for place, score in enumerate(rows, start=1)}
-    return Side(str(path), "run", predictors, facts, scores, str(run.get("metric", "")), places)
+    side = Side(str(path), "run", predictors, facts, scores, str(run.get("metric", "")), places)
+    if not (path / SCORES).is_file():
+        note = "rows are matched by their place: this holds where both runs had the same dev examples"
+        return side if known else replace(side, notes=(note,))
+    ended = read_baseline(path / SCORES)
+    return replace(side, rows=ended.rows, metric_digest=ended.metric_digest)
 
 
 def _recording_side(path: Path) -> Side:

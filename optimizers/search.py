@@ -40,7 +40,8 @@ class SearchResult:
     baseline was never beaten), `accepted` whether it passed; `chosen` is `best` then, else the baseline.
 
     `prompt_only` is what would have been chosen without heads, where they were. `front`: of all that ran on all of dev,
-    the baseline included, those that no other beats on both score and prompt length.
+    the baseline included, those that no other beats on both score and prompt length. `dev`: the examples of dev, as the
+    measurements of trials that ran on all of them are ordered.
 
     The verdict's `p_value` counts all candidates that ran on all of dev; its other numbers are the pair's own. Under a
     rule that asks for a score and for short prompts, a baseline that has the score gives way to a shorter program that
@@ -55,6 +56,7 @@ class SearchResult:
     stopped_by: str
     prompt_only: Trial | None = None
     front: tuple[Point, ...] = ()
+    dev: Sequence[Row] = field(default=(), repr=False)
 
     @property
     def chosen(self) -> Trial:
@@ -293,7 +295,7 @@ class Search:
         picked = self.rule.pick(points) if self.rule != FrontRule() else None
         best = best if picked is None else there[picked.trial]
         if best is baseline:
-            return SearchResult(baseline, best, None, False, trials, stopped_by, front=found)
+            return SearchResult(baseline, best, None, False, trials, stopped_by, front=found, dev=self.order)
         metric, seed = self.evaluator.metric, derive_seed(self.seed, "confirm") % 2**32
         verdict = paired_test(metric, best.measurements, baseline.measurements, seed=seed)
         raced = [trial.measurements for trial in complete]
@@ -302,7 +304,7 @@ class Search:
         enough = self.rule.at_least is not None and (baseline.score or 0.0) >= self.rule.at_least
         accepted = enough or (verdict.difference > 0 and p_value < ACCEPT_LEVEL)
         verdict = replace(verdict, p_value=p_value)
-        return SearchResult(baseline, best, verdict, accepted, trials, stopped_by, front=found)
+        return SearchResult(baseline, best, verdict, accepted, trials, stopped_by, front=found, dev=self.order)
 
 
 def key_of(candidate: Candidate, calibrations: Mapping[str, str]) -> str:

@@ -6,7 +6,6 @@ with other seeds each time, and what is compared is the mean of its scores: the 
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,10 +17,9 @@ from ...errors import InputError
 from ...metrics import Measurement, Metric, interval
 from ...metrics.repeats import pool_repeats
 from ...metrics.source import source_digest
-from ...programs.schema import Spec
 from ..baseline import Baseline, could_go_unseen, gate, row_key, unique_keys, write_baseline
 from ..evaluate import NoMeasurement, gold_fields, measured
-from ..examples import Example, canonical
+from ..examples import Example
 from ..judging import NoModel
 from .answers import Answer
 from .cases import Place
@@ -129,9 +127,3 @@ class Gate:
             kind="gate",
             detectable=detectable,
         )
-
-
-def program_digest(spec: Spec) -> str:
-    """A short hash of what is asked of the model: the spec without its tests, its data and how it was compiled."""
-    data = {name: value for name, value in spec.to_data().items() if name not in ("tests", "data", "compiled")}
-    return hashlib.sha256(canonical(data).encode()).hexdigest()[:12]

@@ -19,7 +19,7 @@ from ...models.engine import Engine, GenerateRequest, Generation, ScoreRequest
 from ...models.gather import Gatherer
 from ...models.lm import bridge_of, language_model
 from ...seeds import derive_seed
-from ..baseline import Baseline
+from ..baseline import Baseline, program_digest
 from ..evaluate import Observer, run_program
 from ..examples import Example
 from ..from_spec import judge_models
@@ -27,7 +27,6 @@ from ..judging import Models
 from ..label_choices import ChoiceReader
 from .answers import Answer, Recorder, Recording, RunKey, uncalibrated
 from .cases import Case
-from .gates import program_digest
 from .judged import ask_judges, open_judges
 from .reading import Suite, Test
 from .results import Report, Result, target_text

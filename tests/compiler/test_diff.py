@@ -19,9 +19,11 @@ from cuecard.compiler.diff import compare, compare_rows
 from cuecard.compiler.difference import first_difference, nearest_text, pairs, word_parts
 from cuecard.compiler.evaluate import Answered
 from cuecard.compiler.examples import Example
+from cuecard.compiler.from_spec import compile_spec
 from cuecard.compiler.sides import program_side, read_side
 from cuecard.errors import InputError, RunError
 from cuecard.metrics import Measurement, Metric, metric
+from cuecard.optimizers.base import Budget
 from cuecard.programs.graph import build
 from cuecard.programs.spec import load_spec
 
@@ -167,10 +169,46 @@ def test_runs_are_compared_by_their_chosen_trials(tmp_path: Path) -> None:
     assert side.predictors["route"].demos is None
 
 
+def test_compiled_programs_are_paired_by_the_scores_beside_them(tmp_path: Path) -> None:
+    spec = write_spec(tmp_path)
+    sides = []
+    for name, seed in (("a", 0), ("b", 1)):
+        compiled = compile_spec(spec, target=fake_target(WordLearner(bias={"billing": 2.0}).engine()), budget=Budget(metric_calls=80), seed=seed,
+                                runs=tmp_path / "runs", output=tmp_path / f"{name}.compiled.yaml")  # fmt: skip
+        side = read_side(tmp_path / f"{name}.compiled.yaml")
+        assert side.metric == "exact_match"
+        mean = sum(row.score for row in side.rows.values()) / len(side.rows)
+        assert mean == pytest.approx(compiled.compilation.compiled["dev"].value)
+        sides.append(side)
+    found = compare(*sides)
+    (scored,) = found.comparisons
+    assert scored.paired.n == len(sides[0].rows) == scored.paired.wins + scored.paired.losses + scored.paired.ties
+    assert scored.paired.difference == pytest.approx(scored.after.value - scored.before.value)
+    assert not any("ab" in note for note in found.notes)
+    run = read_side(next((tmp_path / "runs").glob("*-1")))
+    assert compare(run, sides[0]).comparisons[0].paired.ties == len(run.rows), "a run and what it wrote are the same"
+    flip = replace(sides[0], rows={key: Measurement(1 - row.score) for key, row in sides[0].rows.items()})
+    turned = compare(sides[0], flip)
+    assert turned.better[0].inputs is not None or turned.worse[0].inputs is not None
+
+
+def test_scores_of_another_program_are_not_those_of_this_one(tmp_path: Path) -> None:
+    path = tmp_path / "a.compiled.yaml"
+    compile_spec(write_spec(tmp_path), target=fake_target(WordLearner(bias={"billing": 2.0}).engine()), budget=Budget(metric_calls=40),
+                 runs=tmp_path / "runs", output=path)  # fmt: skip
+    assert read_side(path).rows
+    path.write_text(path.read_text().replace("instructions: ", "instructions: Please. ", 1))
+    side = read_side(path)
+    assert not side.rows
+    assert side.notes == (f"{tmp_path / 'a.compiled.scores.json'} holds the scores of another program",)
+
+
 def test_rows_of_runs_are_paired_only_where_both_had_the_same_data(tmp_path: Path) -> None:
     compile_tickets(tmp_path / "runs")
     run = next((tmp_path / "runs").iterdir())
-    same, state = read_side(run), json.loads((run / "run.json").read_text())
+    state = json.loads((run / "run.json").read_text())
+    (run / "scores.json").unlink()  # as in a run that has not ended
+    same = read_side(run)
     assert same.facts["dev data"] == state["data"]["dev"][:12]
     assert not any("place" in note for note in compare(same, same).notes)
     (run / "run.json").write_text(json.dumps({**state, "data": {**state["data"], "dev": "0" * 64}}))
