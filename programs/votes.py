@@ -69,6 +69,14 @@ def pick(signature: type[dspy.Signature], answers: Sequence[Mapping[str, Any]]) 
     return max(range(len(answers)), key=lambda place: (round(votes[place], 9), -place))
 
 
+def most_alike(texts: Sequence[str]) -> int:
+    """Which text the others are most like, by the mean sentence BLEU against each; the first of equals."""
+    votes = [
+        sum(_bleu(text, other) for place, other in enumerate(texts) if place != mine) for mine, text in enumerate(texts)
+    ]
+    return max(range(len(texts)), key=lambda place: (round(votes[place], 9), -place))
+
+
 def _equal(one: Any, other: Any) -> float:
     return float(one == other)
 

@@ -84,6 +84,14 @@ def test_of_several_references_the_first_is_shown(type_: str) -> None:
     assert pools(FakeEvaluator({"p": signature}, never), ANY, given)["p"] == [{"ticket": "t", "note": "first"}]
 
 
+def test_of_three_references_and_more_the_one_is_shown_that_the_others_are_most_like() -> None:
+    signature = cuecard.signature("ticket -> note: str")
+    typical = "Pay the second invoice back today."
+    notes = ["Call them.", "You must pay the second invoice back.", typical, "Pay the invoice back today."]
+    given = [Example({"ticket": "t"}, {"note": notes}, 0)]
+    assert pools(FakeEvaluator({"p": signature}, never), ANY, given)["p"] == [{"ticket": "t", "note": typical}]
+
+
 def test_a_row_whose_references_are_empty_shows_nothing() -> None:
     signature = cuecard.signature("ticket -> note: str")
     given = [Example({"ticket": "t"}, {"note": []}, 0), Example({"ticket": "u"}, {"note": ["n"]}, 1)]
