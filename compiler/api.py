@@ -24,6 +24,7 @@ from ..optimizers.base import Budget, Row, Trial
 from ..optimizers.front import FrontRule
 from ..optimizers.stopping import StopRules
 from ..programs.graph import Graph, build
+from ..programs.heads import check_target
 from ..programs.learned import apply_spec
 from ..programs.predictor import adopt
 from ..programs.schema import SearchSpec, Spec
@@ -92,7 +93,10 @@ def load(
     else:
         loaded = build(spec)
     if target is not None:
-        loaded.set_lm(opened_target(target).lm)
+        opened = opened_target(target)
+        readouts = [part.readout for part in predictors_of(loaded).values()]
+        check_target(readouts, opened.engine, spec.compiled.target if spec.compiled else None, spec.path)
+        loaded.set_lm(opened.lm)
     return loaded
 
 

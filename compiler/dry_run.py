@@ -30,7 +30,7 @@ from ..optimizers.space import PredictorSpace, Space, demo_counts
 from .api import check_task
 from .evaluator import ProgramEvaluator, candidate_of
 from .journal import Clock, JournaledEngine
-from .pipeline import WIDTH, check_heads
+from .pipeline import WIDTH, check_heads, keep_back
 from .task import Task
 from .task_space import DEMO_SETS, NEAREST_POOL, make_space, proposals_for
 
@@ -174,6 +174,8 @@ def _planned(task: Task, dry: DryEvaluator, engine: JournaledEngine) -> CompileP
     foreign, wanted = is_foreign(task.optimizer), task.search.instructions
     if not foreign:
         search.space = _space(task, dry, engine)
+    keep_back(task, search, engine)
+    if not foreign:
         if dry.spent > len(task.dev):
             bootstrapped = tuple(part.name for part in search.space.predictors if not part.pool)
         racers, width, extra = _first(task, search)
@@ -181,7 +183,7 @@ def _planned(task: Task, dry: DryEvaluator, engine: JournaledEngine) -> CompileP
     first = tuple(_candidate(dry, racer, task.dev[:WEIGHED]) for racer in racers)
     costs = _costs(dry.pace, first)
     each = extra * search.pacer.most_calls(WIDTH) / WIDTH
-    runs, limited_by = _allowed(task, dry, costs, each)
+    runs, limited_by = _allowed(task, dry, costs, each, search.pacer.kept)
     runs = runs if width or foreign else 0  # not even one candidate fits
     generation = math.ceil(extra * search.pacer.most_calls(len(first))) if first else 0
     candidates = 0 if foreign else int(runs / each)
@@ -264,13 +266,18 @@ def _costs(pace: Pace, first: Sequence[PlannedCandidate]) -> dict[str, float]:
     }
 
 
-def _allowed(task: Task, dry: DryEvaluator, costs: Mapping[str, float], each: float) -> tuple[int, str | None]:
-    """About how many program runs the search can make, each candidate taking so many, and which limit says so."""
+def _allowed(
+    task: Task, dry: DryEvaluator, costs: Mapping[str, float], each: float, kept: int
+) -> tuple[int, str | None]:
+    """About how many program runs the search can make, each candidate taking so many, and which limit says so.
+
+    kept: the metric calls that it keeps back for what is tried after it.
+    """
     spent = spending(dry)
     runs = {} if task.budget.trials is None else {"trials": (task.budget.trials - 1) * each}
     for name, limit in task.budget.limits.items():
         own = {"metric_calls": 0.0, **_as_written(dry.pace)}[name]
-        later = len(task.test) * (own + costs[name]) if name in PACED else 0.0
+        later = len(task.test) * (own + costs[name]) if name in PACED else float(kept)
         runs[name] = max(0.0, limit - spent[name] - later) / max(costs[name], 1e-9)
     limited_by = min(runs, key=lambda name: runs[name], default=None)
     return (0 if limited_by is None else int(runs[limited_by])), limited_by

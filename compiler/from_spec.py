@@ -46,6 +46,7 @@ def compile_spec(
     target: Target | str | None = None,
     device: str | None = None,
     dtype: str | None = None,
+    weights: str | None = None,
     budget: Budget | None = None,
     seed: int | None = None,
     fresh: bool = False,
@@ -57,16 +58,18 @@ def compile_spec(
 ) -> Compiled:
     """Compile a YAML spec and write `NAME.compiled.yaml` beside it (or `output`).
 
-    target, device, dtype: default the spec's `model`, then `smollm2-135m`; a model or dtype that is given stands in the
-    compiled program's `model`, since it was compiled for that; budget and seed: default the spec's; runs: default
-    `.cuecard/runs` in the current folder; allow_outside: paths may leave the spec's folder; allow_code: a metric may
-    be `module:function`. Everything is checked before the model is opened. Raises `InputError` and `RunError`.
+    target, device, dtype, weights: default the spec's `model`, then `smollm2-135m`; a model, dtype or kind of weights
+    that is given stands in the compiled program's `model`, since it was compiled for that; budget and seed: default the
+    spec's; runs: default `.cuecard/runs` in the current folder; allow_outside: paths may leave the spec's folder;
+    allow_code: a metric may be `module:function`. Everything is checked before the model is opened. Raises
+    `InputError` and `RunError`.
     """
     spec, task = spec_task(
         path,
         target=target,
         device=device,
         dtype=dtype,
+        weights=weights,
         budget=budget,
         seed=seed,
         allow_outside=allow_outside,
@@ -78,7 +81,7 @@ def compile_spec(
         runs=Path(runs or RUNS),
         fresh=fresh,
         reporter=reporter,
-        spec=with_model(spec, target, dtype),
+        spec=with_model(spec, target, dtype, weights),
     )
     compiled.write(output or compiled_path(Path(path)))
     return compiled
@@ -90,6 +93,7 @@ def spec_task(
     target: Target | str | None = None,
     device: str | None = None,
     dtype: str | None = None,
+    weights: str | None = None,
     budget: Budget | None = None,
     seed: int | None = None,
     allow_outside: bool = False,
@@ -114,7 +118,7 @@ def spec_task(
         train=splits["train"],
         dev=splits["dev"],
         test=splits["test"],
-        target=spec_target(spec, target, device=device, dtype=dtype),
+        target=spec_target(spec, target, device=device, dtype=dtype, weights=weights),
         columns=program.columns,
         budget=budget or spec_budget(spec),
         stop=stop,
@@ -180,9 +184,10 @@ def spec_target(
     *,
     device: str | None = None,
     dtype: str | None = None,
+    weights: str | None = None,
     progress: Progress | None = None,
 ) -> Target:
-    """The target to use: the one given, else the spec's `model`, else the default; device and dtype likewise.
+    """The target to use: the one given, else the spec's `model`, else the default; device, dtype, weights likewise.
 
     A server's address that is given stands in place of the spec's; what else the spec says of its server is kept.
     """
@@ -190,13 +195,14 @@ def spec_target(
         return target
     served = spec_server(spec, target)
     if served is not None:
-        check_server_options(device, dtype)
+        check_server_options(device, dtype, weights)
         return _open_server(spec, served, told=target is not None)
     ours = spec.model if target is None else None
     return open_target(
         target or spec_model(spec),
         device=device or (ours.device if ours else None) or "auto",
         dtype=dtype or (ours.dtype if ours else None) or "auto",
+        weights=weights or (ours.weights if ours else None) or "full",
         progress=progress,
     )
 
@@ -252,9 +258,11 @@ def _given(model: ModelSpec) -> dict[str, Any]:
     return {key: getattr(model, key) for key in ModelSpec.model_fields if key in model.model_fields_set}
 
 
-def with_model(spec: Spec, target: Target | str | None, dtype: str | None) -> Spec:
-    """The spec with the model and the dtype that were given in place of its own. A folder or file as a whole path."""
-    if not isinstance(target, str) and dtype is None:
+def with_model(spec: Spec, target: Target | str | None, dtype: str | None, weights: str | None = None) -> Spec:
+    """The spec with the model, the dtype and the kind of weights that were given in place of its own. A folder or file
+    as a whole path.
+    """
+    if not isinstance(target, str) and dtype is None and weights is None:
         return spec
     given: dict[str, Any] = _given(spec.model) if spec.model else {"id": DEFAULT_MODEL}
     if isinstance(target, str) and is_address(target):
@@ -265,8 +273,9 @@ def with_model(spec: Spec, target: Target | str | None, dtype: str | None) -> Sp
         kept = {"options": given["options"]} if "options" in given else {}
         named = target not in CATALOGUE and Path(target).expanduser().exists()
         given = {"id": str(Path(target).expanduser().resolve()) if named else target, **kept}
-    if dtype is not None and "server" not in given:
-        given["dtype"] = dtype
+    if "server" not in given:
+        told = {"dtype": dtype, "weights": weights}
+        given |= {key: value for key, value in told.items() if value is not None}
     return spec.model_copy(update={"model": ModelSpec.model_validate(given)})
 
 

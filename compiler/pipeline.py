@@ -4,12 +4,13 @@ A run that was stopped is taken up by running all of this again over its journal
 model calls, which are answered from the record up to where it ends. So resuming needs no code of its own, and ends in
 the same bytes. What the record can't tell is what was decided by the clock, because a budget in seconds ran short, or
 by the user, who wanted an end: `run.json` keeps how many candidates began and went on in each generation for that, and
-which was the last (`stopping.py`).
+which was the last (`stopping.py`), and what was tried after it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
@@ -20,15 +21,16 @@ from ..errors import InputError, RunError
 from ..metrics.statistics import interval
 from ..models.lm import language_model
 from ..optimizers.base import Budget, Candidate, Outcome, Trial, spending
+from ..optimizers.challenges import challenged, ways_after
 from ..optimizers.context import StrategyContext
 from ..optimizers.foreign import is_foreign, run_teleprompter
 from ..optimizers.headed import FORMATS as HEAD_FORMATS
-from ..optimizers.headed import headed, with_matrices
-from ..optimizers.heads import Fitted
 from ..optimizers.joint import strategy_named
+from ..optimizers.pacing import Way, afforded, kept_back
 from ..optimizers.search import Search, SearchResult
 from ..optimizers.space import Space
-from ..optimizers.voted import with_votes
+from ..programs.heads import check_target
+from ..programs.state import FormatChoice
 from ..seeds import derive_seed
 from .baseline import write_baseline
 from .dev_scores import dev_scores
@@ -114,6 +116,7 @@ def _run(
     told: dict[str, Any] = {}
     if is_foreign(task.optimizer):
         reporter.phase("search", task.budget.share(evaluator, count))
+        keep_back(task, search, engine)
         with decisions.listening():
             result, told = _elsewhere(task, folder, search, zero, lm, decisions)
     else:
@@ -124,31 +127,62 @@ def _run(
         if task.search.instructions.asked:
             told["proposals"] = {"dropped": dropped, **({"ledger": asdict(proposer.ledger)} if proposer else {})}
         reporter.phase("search", task.budget.share(evaluator, count))
+        keep_back(task, search, engine)
         context = StrategyContext(
             baseline, evaluator, task.train, lm, trials, task.budget, task.options, task.description
         )
         with decisions.listening():
             result = _searched(task, folder, search, zero, context)
-    voting = _can_vote(task, search, result) if decisions.over is None else bool(decisions.known.get("votes"))
-    told |= {"votes": voting} if task.search.votes else {}
-    result = replace(result, stopped_by=decisions.ended(result.trials, result.stopped_by, told))
-    result = _with_votes(task, search, result) if voting else result
-    result = _with_heads(task, search, result, engine)
+    tried = _affordable(task, search, result, engine, decisions.known)
+    told |= {name: asdict(way) if way and way.rows else bool(way) for name, way in tried.items()}
+    stopped_by = decisions.ended(result.trials, result.stopped_by, told)
+    left_out = tuple(name for name, way in tried.items() if way is None and name != "refit")
+    result = replace(result, stopped_by=stopped_by, left_out=left_out)
+    result = _challenged(task, search, result, engine, tried)
     reporter.phase("test", 1.0)
     return _finish(task, folder, evaluator, engine, clock, result, state)
 
 
-def _can_vote(task: Task, search: Search, result: SearchResult) -> bool:
-    """Whether votes are asked for, and the budget has room for them."""
-    votes = task.search.votes
-    return votes is not None and search.affords(result.chosen, votes)
+def _room(task: Task, search: Search) -> float:
+    """The metric calls that the budget has left."""
+    limit = task.budget.metric_calls
+    return math.inf if limit is None else max(0, limit - search.evaluator.spent)
 
 
-def _with_votes(task: Task, search: Search, result: SearchResult) -> SearchResult:
-    """The result with votes tried on top of what was chosen, where anything is generated."""
-    votes = task.search.votes or 1
-    candidate = with_votes(search.evaluator, result.chosen.candidate, votes)
-    return result if candidate is None else search.challenge(result, candidate, {"votes": votes}, prompts=True)
+def _ways_after(
+    task: Task, search: Search, engine: JournaledEngine, candidate: Candidate | None = None
+) -> dict[str, list[Way]]:
+    """How votes, matrices and heads can be tried, see `ways_after`: heads first, where there is no room for all."""
+    formats = len(_head_formats(task, engine))
+    return ways_after(search.evaluator, task.search, task.train, task.dev, formats, candidate, seed=task.seed)
+
+
+def keep_back(task: Task, search: Search, engine: JournaledEngine) -> None:
+    """Let the search keep metric calls back for what is tried after it."""
+    if task.budget.metric_calls is not None:
+        search.pacer.kept = kept_back(_ways_after(task, search, engine), _room(task, search))
+
+
+def _affordable(
+    task: Task, search: Search, result: SearchResult, engine: JournaledEngine, known: Mapping[str, Any]
+) -> dict[str, Way | None]:
+    """How `head`, `matrix` and `votes` are tried on top of what was chosen, None for what the budget has no room for.
+
+    known: what an earlier life of the run has decided, where it came that far: the clock may have had a say in it.
+    """
+    ways = _ways_after(task, search, engine, result.chosen.candidate)
+    for name, times in (("refit", 1), ("votes", task.search.votes or 1)):
+        if name in ways and not search.affords(result.chosen, times):
+            ways[name] = []
+    return {name: way if known.get(name, True) else None for name, way in afforded(ways, _room(task, search)).items()}
+
+
+def _challenged(
+    task: Task, search: Search, result: SearchResult, engine: JournaledEngine, ways: Mapping[str, Way | None]
+) -> SearchResult:
+    about: dict[str, Any] = {"stem": task.name, "target": engine.identity, "seed": task.seed}
+    formats = _head_formats(task, engine)
+    return challenged(search, result, task.train, ways, votes=task.search.votes, formats=formats, **about)
 
 
 def _proposer(task: Task, folder: RunFolder, clock: Clock) -> JournaledEngine | None:
@@ -190,7 +224,7 @@ def _elsewhere(
             train=task.train,
             dev=search.order,
             baseline=zero.candidate,
-            budget=task.budget,
+            budget=_without_kept(task.budget, search.pacer.kept),
             seed=task.seed,
             log=log,
             until=decisions.until,
@@ -200,8 +234,16 @@ def _elsewhere(
     return result, {"steps": found.ticks, **({"reason": found.reason} if found.reason else {})}
 
 
+def _without_kept(budget: Budget, kept: int) -> Budget:
+    """The budget of an optimizer that knows nothing of what is kept back."""
+    return budget if budget.metric_calls is None else replace(budget, metric_calls=budget.metric_calls - kept)
+
+
 def check_heads(task: Task, engine: JournaledEngine) -> None:
-    """Raise `InputError` where heads or matrices are asked for and the target can't give what they read."""
+    """Raise `InputError` where heads or matrices are asked for and the target can't give what they read, or where the
+    program has heads that were fitted on another target.
+    """
+    check_target([state.readout for state in candidate_of(task.program).states.values()], engine)
     if "matrix" in task.search.calibrations and not engine.can_score:
         raise InputError(
             f"a matrix reads the labels' log-likelihoods, which {task.target.description.name!r} does not give",
@@ -217,41 +259,10 @@ def check_heads(task: Task, engine: JournaledEngine) -> None:
         )
 
 
-def _with_heads(task: Task, search: Search, result: SearchResult, engine: JournaledEngine) -> SearchResult:
-    """The result with matrices and heads tried on top of what was chosen, where the spec asks for them.
-
-    Not by default: such a program runs on this model alone, and is no prompt to read or to take elsewhere.
-    """
-    if not task.train:
-        return result
-    candidate, evaluator = result.chosen.candidate, search.evaluator
-    if "matrix" in task.search.calibrations:
-        made = with_matrices(evaluator, candidate, task.train, stem=task.name, seed=task.seed)
-        result = _challenged(search, result, *made)
-    if "head" in task.search.readouts:
-        known = search_formats(task.search, engine)
-        formats = [choice for choice in HEAD_FORMATS if choice in known] or list(known[:1])
-        made = headed(evaluator, candidate, task.train, stem=task.name, formats=formats, seed=task.seed)
-        result = _challenged(search, result, *made)
-    return result
-
-
-def _challenged(
-    search: Search, result: SearchResult, candidate: Candidate, fits: Mapping[str, Mapping[str, Fitted]]
-) -> SearchResult:
-    params = {}
-    for name, fields in fits.items():
-        for field, fit in fields.items():
-            told: dict[str, Any] = {
-                "strength": fit.strength,
-                "accuracy": round(fit.accuracy, 4),
-                "loss": round(fit.loss, 4),
-            }
-            if fit.head.layer is None:
-                params[f"{name}.{field}.matrix"] = told
-            else:
-                params[f"{name}.{field}.head"] = {"layer": fit.head.layer, "pooling": fit.head.pooling, **told}
-    return search.challenge(result, candidate, params) if fits else result
+def _head_formats(task: Task, engine: JournaledEngine) -> list[FormatChoice]:
+    """The formats of the prompt that a head may read."""
+    known = search_formats(task.search, engine)
+    return [choice for choice in HEAD_FORMATS if choice in known] or list(known[:1])
 
 
 def _finish(
@@ -268,7 +279,7 @@ def _finish(
     counted: dict[str, int] = {
         name: int(used[name]) for name in ("model_calls", "tokens") if name in task.budget.limits
     }
-    spent = {"metric_calls": evaluator.spent, "trials": result.trials, **counted}
+    spent = {"metric_calls": evaluator.spent + result.read, "trials": result.trials, **counted}
     before = {"dev": interval(task.metric, result.baseline.measurements, seed)}
     after = {"dev": interval(task.metric, result.chosen.measurements, seed)}
     unread = {}

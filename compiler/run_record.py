@@ -68,6 +68,7 @@ def outcome_of(compilation: Compilation) -> dict[str, Any]:
         "compiled": {split: score.as_dict() for split, score in compilation.compiled.items()},
         "paired": result.verdict.as_dict() if result.verdict is not None else None,
         "front": [asdict(point) for point in result.front],
+        **({"left_out": list(result.left_out)} if result.left_out else {}),
         "unread": dict(compilation.unread),
         "reference": {split: score.as_dict() for split, score in compilation.reference.items()},
         "spent": dict(compilation.spent),

@@ -16,6 +16,7 @@ from ..optimizers.grounding import Ground
 from ..optimizers.instructions import instructions_for
 from ..optimizers.proposers import LanguageModel, propose
 from ..optimizers.space import FORMATS, PredictorSpace, Space, demo_counts, readouts_for
+from ..optimizers.starts import JointSpace
 from ..programs.schema import InstructionSpec, SearchSpec
 from ..programs.spans import copied_from
 from ..programs.state import FormatChoice, ReadOut
@@ -29,6 +30,7 @@ DEMO_SETS = 32
 START_TOKENS = 2000
 NEAREST_POOL = 20  # examples from which on the nearest are worth looking for
 NEAREST_TOKENS = 300
+FEWEST_NEAREST = 4
 LONG = 0.95  # the share of a training set's answers that a span's greatest length leaves room for
 
 
@@ -72,7 +74,7 @@ def make_space(
                 nearest_counts(task.search.nearest, signature, pool, engine),
             )
         )
-    return Space(tuple(parts)), dict(sorted(dropped.items()))
+    return JointSpace(tuple(parts)), dict(sorted(dropped.items()))
 
 
 def proposals_for(wanted: InstructionSpec, predictor: str) -> int:
@@ -117,13 +119,19 @@ def longest_span(signature: type[dspy.Signature], pool: Sequence[Demo], engine: 
 def nearest_counts(
     span: tuple[int, int], signature: type[dspy.Signature], pool: Sequence[Demo], engine: JournaledEngine
 ) -> tuple[int, ...]:
-    """How many demos nearest to the input may be shown: a call of its own pays for each, so long ones are few."""
+    """How many demos nearest to the input may be shown: a call of its own pays for each, so long ones are few.
+
+    Where four fit, one or two are not offered: a model copies from them what is theirs, which dev shows only where its
+    rows are farther from those of train than the rows to come.
+    """
     low, high = span
     if len(pool) < NEAREST_POOL or not any(field.annotation is str for field in signature.input_fields.values()):
         return (0,)
     counts = demo_counts(low, high, len(pool))
     mean = mean_tokens(pool, engine)
-    return tuple(count for count in counts if count == low or count * mean <= NEAREST_TOKENS)
+    fitting = [count for count in counts if count == low or count * mean <= NEAREST_TOKENS]
+    fewest = FEWEST_NEAREST if fitting[-1] >= FEWEST_NEAREST else 1
+    return tuple(count for count in fitting if count == low or count >= fewest)
 
 
 def mean_tokens(pool: Sequence[Demo], engine: JournaledEngine) -> float:

@@ -43,15 +43,19 @@ def identity(
     dtype: str,
     device_kind: str,
     engine_version: str,
+    weights: str | None = None,
     cache: str | PathLike[str] | None = None,
 ) -> str:
     """The content hash of the model in `folder` as a target: 32 hexadecimal digits, the first 16 bytes of a SHA-256.
 
     dtype: `bfloat16`, ...; device_kind: `cpu`, `cuda` or `mps`, as kernels differ between them; engine_version changes
-    whenever an engine's outputs may. Raises `InputError` when the folder holds no weights.
+    whenever an engine's outputs may; weights: what they are rounded to, and by which method (`int8-1`). Raises
+    `InputError` when the folder holds no weights.
     """
     root = Path(folder)
     parts = {"dtype": dtype, "device": device_kind, "engine": engine_version}
+    if weights is not None:
+        parts["weights"] = weights
     for pattern in (*WEIGHTS, *TOKENIZER, *CONFIGURATION):
         for path in sorted(root.glob(pattern)):
             small_json = path.suffix == ".json" and path.name != "tokenizer.json"

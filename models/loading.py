@@ -44,7 +44,8 @@ class ModelSource:
 class LoadedModel:
     """A model ready for inference.
 
-    model, tokenizer, config: transformers' objects; device: `cpu`, `cuda:0`, `mps`, ...; dtype: `bfloat16`, ...
+    model, tokenizer, config: transformers' objects; device: `cpu`, `cuda:0`, `mps`, ...; dtype: `bfloat16`, ...;
+    weights: `full`, or what they are rounded to (`quantized.KINDS`).
     """
 
     model: Any
@@ -53,6 +54,7 @@ class LoadedModel:
     device: str
     dtype: str
     source: ModelSource
+    weights: str = "full"
 
     @property
     def device_kind(self) -> str:
@@ -62,7 +64,9 @@ class LoadedModel:
     @property
     def parameters(self) -> int:
         """How many weights the model has; shared ones count once."""
-        return sum(int(weight.numel()) for weight in self.model.parameters())
+        from .quantized import parameters_of
+
+        return parameters_of(self.model)
 
     @property
     def ends(self) -> tuple[int, ...]:
@@ -106,21 +110,26 @@ def find(
     raise InputError("there is no such file or folder", path=text, expected="a folder of safetensors or a .gguf file")
 
 
-def load(source: ModelSource, *, device: str = "auto", dtype: str = "auto") -> LoadedModel:
+def load(source: ModelSource, *, device: str = "auto", dtype: str = "auto", weights: str = "full") -> LoadedModel:
     """The model of `source` in memory, in evaluation mode, without gradients.
 
     device: `auto` (CUDA, then MPS, then CPU), `cpu`, `cuda`, `cuda:1`, `mps`; dtype: `auto` (bfloat16 where the device
-    computes in it, else float32 on a CPU and float16 elsewhere), `bfloat16`, `float16`, `float32`. Raises `InputError`
-    for a device that is not there and for files that are damaged or no language model, `RunError` when memory
-    runs out.
+    computes in it, else float32 on a CPU and float16 elsewhere), `bfloat16`, `float16`, `float32`; weights: `full`,
+    `int8`, `int4` (see `quantized`). Raises `InputError` for a device that is not there, for files that are damaged or
+    no language model and for weights that can't be rounded, `RunError` when memory runs out.
     """
+    from .quantized import FULL, check_weights, quantize
+
+    check_weights(weights)
     chosen_device = choose_device(device)
     chosen_dtype = choose_dtype(dtype, chosen_device)
     tokenizer = load_tokenizer(source)
     with quiet(), _untied(), _told(source, "the model"):
-        model = compute(_weights, source, chosen_device, chosen_dtype)
+        model = compute(_weights, source, chosen_device if weights == FULL else "cpu", chosen_dtype)
+        if weights != FULL:
+            model = compute(quantize, model, weights, name=source.name, device=chosen_device)
     model.requires_grad_(False)
-    return LoadedModel(model.eval(), tokenizer, model.config, chosen_device, chosen_dtype, source)
+    return LoadedModel(model.eval(), tokenizer, model.config, chosen_device, chosen_dtype, source, weights)
 
 
 def load_tokenizer(source: ModelSource) -> Any:
@@ -147,6 +156,14 @@ def load_settings(source: ModelSource) -> Any:
         return GenerationConfig.from_model_config(load_config(source))
     with quiet(), _told(source, "the generation config"):
         return GenerationConfig.from_pretrained(str(source.folder), local_files_only=True)
+
+
+def load_skeleton(source: ModelSource) -> Any:
+    """The transformers model of `source` without its weights, which are not read. Raises `InputError` like `load`."""
+    import torch
+
+    with quiet(), _told(source, "the configuration"), torch.device("meta"):
+        return _factory(source).from_config(load_config(source))
 
 
 def _factory(source: ModelSource) -> Any:

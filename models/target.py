@@ -20,6 +20,7 @@ from .lm import language_model
 from .loading import LoadedModel, find, load
 from .local import ENGINE_VERSION, LocalEngine
 from .plain import engine_for, why_not_shared
+from .quantized import FULL, dtype_text, identity_part, parameters_of, weights_of
 from .tokenizer import HFTokenizer
 
 DEFAULT_MODEL = "smollm2-135m"
@@ -48,6 +49,7 @@ def target(
     *,
     device: str = "auto",
     dtype: str = "auto",
+    weights: str = FULL,
     cache: str | PathLike[str] | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Target:
@@ -55,7 +57,8 @@ def target(
 
     reference: a name (`smollm2-135m`), a folder of safetensors, a `.gguf` file, a hub id, or the address of a model
     server (`http://localhost:8000`; `server_target` takes more about one); device: `auto`, `cpu`, `cuda`, `mps`; dtype:
-    `auto`, `bfloat16`, `float16`, `float32`. Raises `InputError` for a model or device that is not there.
+    `auto`, `bfloat16`, `float16`, `float32`; weights: `full`, or `int8` or `int4`, to which the layers' matrices are
+    rounded (see `docs/models.md`). Raises `InputError` for a model or device that is not there.
 
     >>> import dspy, cuecard
     >>> dspy.configure(lm=cuecard.target("smollm2-135m").lm)
@@ -63,16 +66,16 @@ def target(
     if is_address(reference):
         from .server import server_target
 
-        check_server_options(device, dtype)
+        check_server_options(device, dtype, None if weights == FULL else weights)
         return server_target(str(reference))
     source = find(reference, cache=cache, progress=progress)
-    loaded = load(source, device=device, dtype=dtype)
+    loaded = load(source, device=device, dtype=dtype, weights=weights)
     return from_loaded(loaded, cache=Path(cache) if cache is not None else None)
 
 
-def check_server_options(device: str | None, dtype: str | None) -> None:
+def check_server_options(device: str | None, dtype: str | None, weights: str | None = None) -> None:
     """Raise `InputError` for what a model held in process is told, and a server has decided itself."""
-    for name, given in (("device", device), ("dtype", dtype)):
+    for name, given in (("device", device), ("dtype", dtype), ("weights", weights)):
         if given not in (None, "auto"):
             raise InputError(f"found the {name} {given!r} for a model server", hint=f"The server has its own {name}.")
 
@@ -93,6 +96,7 @@ def from_loaded(loaded: LoadedModel, *, cache: Path | None = None) -> Target:
             dtype=loaded.dtype,
             device_kind=loaded.device_kind,
             engine_version=version,
+            weights=identity_part(loaded.weights),
             cache=cache,
         )
 
@@ -106,7 +110,7 @@ def from_loaded(loaded: LoadedModel, *, cache: Path | None = None) -> Target:
         name=name,
         identity=engine.identity,
         device=loaded.device,
-        dtype=loaded.dtype,
+        dtype=dtype_text(loaded.dtype, loaded.weights),
         parameters=loaded.parameters,
         context_window=engine.context_window,
         extra=_notice(engine),
@@ -117,12 +121,13 @@ def from_loaded(loaded: LoadedModel, *, cache: Path | None = None) -> Target:
 def target_of(engine: Engine) -> Target:
     """The target over an engine that is open already."""
     model = getattr(engine, "model", None)
+    dtype = str(getattr(model, "dtype", "unknown")).removeprefix("torch.")
     description = Description(
         name=engine.name,
         identity=engine.identity,
         device=str(getattr(model, "device", "unknown")),
-        dtype=str(getattr(model, "dtype", "unknown")).removeprefix("torch."),
-        parameters=sum(int(weight.numel()) for weight in model.parameters()) if model is not None else 0,
+        dtype=dtype_text(dtype, weights_of(model)) if model is not None else dtype,
+        parameters=parameters_of(model) if model is not None else 0,
         context_window=engine.context_window,
         extra=_notice(engine),
     )

@@ -9,12 +9,13 @@ like layer, pooling and penalty, by the cross-validated log-loss on train. So it
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from ..programs.heads import choice_of, head_file
-from ..programs.state import FormatChoice, PredictorState, ReadOut
+from ..programs.state import FormatChoice, HeadChoice, ReadOut
 from ..signatures import choices, write
 from .base import Candidate, Evaluator, Outcome, Row
 from .calibrate import shows
@@ -29,12 +30,14 @@ def headed(
     rows: Sequence[Row],
     *,
     stem: str,
+    target: str | None = None,
     formats: Sequence[FormatChoice] = FORMATS,
     seed: int = 0,
 ) -> tuple[Candidate, Mapping[str, Mapping[str, Fitted]]]:
     """`candidate` with heads wherever one can be fitted on `rows`, and the fits by predictor and field (none: {}).
 
-    stem: of the compiled program's name, after which the heads' files are named; formats: tried for the prompt.
+    stem: the compiled program's name, after which the heads' files are named; target: the identity of the target, which
+    the heads go with; formats: tried for the prompt.
     """
     states, fits = dict(candidate.states), {}
     for name, state in candidate.states.items():
@@ -47,7 +50,10 @@ def headed(
                 tried.append((bare, found))
         if tried:
             bare, found = min(tried, key=lambda pair: sum(fit.loss for fit in pair[1].values()))
-            states[name], fits[name] = _with(bare, found, stem, name), found
+            fits[name] = _of_target(found, target)
+            states[name] = bare.model_copy(
+                update={"readout": ReadOut(kind="head", heads=_heads(fits[name], stem, name))}
+            )
     return Candidate(states), fits
 
 
@@ -65,27 +71,34 @@ def _fits(evaluator: Evaluator, candidate: Candidate, name: str, rows: Sequence[
     return found
 
 
-def _with(state: PredictorState, fits: Mapping[str, Fitted], stem: str, name: str) -> PredictorState:
-    heads = {field: choice_of(fit.head, head_file(stem, name, field)) for field, fit in fits.items()}
-    return state.model_copy(update={"readout": ReadOut(kind="head", heads=heads)})
+def _of_target(fits: Mapping[str, Fitted], target: str | None) -> dict[str, Fitted]:
+    return {field: replace(fit, head=replace(fit.head, target=target)) for field, fit in fits.items()}
+
+
+def _heads(fits: Mapping[str, Fitted], stem: str, name: str) -> dict[str, HeadChoice]:
+    return {field: choice_of(fit.head, head_file(stem, name, field, fit.head)) for field, fit in fits.items()}
 
 
 def with_matrices(
-    evaluator: Evaluator, candidate: Candidate, rows: Sequence[Row], *, stem: str, seed: int = 0
+    evaluator: Evaluator,
+    candidate: Candidate,
+    rows: Sequence[Row],
+    *,
+    stem: str,
+    target: str | None = None,
+    seed: int = 0,
 ) -> tuple[Candidate, Mapping[str, Mapping[str, Fitted]]]:
     """`candidate` with a matrix in place of the calibration of every field that it chooses by likelihood, and the fits
-    by predictor and field (none: {}). It runs on those `rows` that no demo shows.
+    by predictor and field (none: {}). It runs on those `rows` that no demo shows. stem, target: see `headed`.
     """
-    chosen = {name for name, state in candidate.states.items() if state.readout.kind == "choice"}
-    demos = [demo for name in chosen for demo in candidate.states[name].demos]
-    fresh = [row for row in rows if not any(shows(demo, row) for demo in demos)]
-    if not chosen or not fresh:
+    fresh = fresh_rows(candidate, rows)
+    if not fresh:
         return candidate, {}
     outcomes = evaluator.run(candidate, fresh)
     states, fits = dict(candidate.states), {}
-    for name in sorted(chosen):
-        if found := _matrices(evaluator, name, outcomes, seed):
-            heads = {field: choice_of(fit.head, head_file(stem, name, field)) for field, fit in found.items()}
+    for name in sorted(_choosing(candidate)):
+        if found := _of_target(_matrices(evaluator, name, outcomes, seed), target):
+            heads = _heads(found, stem, name)
             old = candidate.states[name].readout.calibration
             offsets = {field: own for field, own in old.offsets.items() if field not in heads} if old else {}
             kept = old.model_copy(update={"offsets": offsets}) if old and offsets else None
@@ -93,6 +106,18 @@ def with_matrices(
             states[name] = candidate.states[name].model_copy(update={"readout": readout})
             fits[name] = found
     return Candidate(states), fits
+
+
+def _choosing(candidate: Candidate) -> set[str]:
+    """The predictors that choose a label by its likelihood."""
+    return {name for name, state in candidate.states.items() if state.readout.kind == "choice"}
+
+
+def fresh_rows(candidate: Candidate, rows: Sequence[Row]) -> list[Row]:
+    """The rows that a candidate's matrices are fitted on: those that no demo shows; none where nothing is chosen."""
+    chosen = _choosing(candidate)
+    demos = [demo for name in chosen for demo in candidate.states[name].demos]
+    return [row for row in rows if chosen and not any(shows(demo, row) for demo in demos)]
 
 
 def _matrices(evaluator: Evaluator, name: str, outcomes: Sequence[Outcome], seed: int) -> dict[str, Fitted]:
@@ -111,3 +136,11 @@ def _matrices(evaluator: Evaluator, name: str, outcomes: Sequence[Outcome], seed
         if len(set(answers)) > 1:
             found[field] = fit_matrix(np.array(totals, dtype=np.float64), answers, labels, seed=seed)
     return found
+
+
+def label_outputs(evaluator: Evaluator) -> Iterator[tuple[str, str]]:
+    """The outputs that have a finite set of values: predictor, field."""
+    for name, signature in evaluator.signatures.items():
+        for field, output in signature.output_fields.items():
+            if choices(output.annotation):
+                yield name, field

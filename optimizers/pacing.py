@@ -2,7 +2,8 @@
 
 A budget in seconds, tokens or model calls must not be overrun, yet what a candidate costs is known only once it has
 run: so a generation is as wide as the costs of the last one say, and after each block only so many go on as can finish
-by their own pace. What the baseline and the winner will cost on other rows after the search is kept back.
+by their own pace. What the baseline and the winner will cost on other rows after the search is kept back, and so are
+the metric calls of what is tried on top of what the search finds (`afforded`): a search has use for every call.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ FIRST_BLOCK = 32  # of a candidate that races alone
 FIRST_RUNG = 16  # of a generation: all of it is seen so far
 ANSWER_TOKENS = 60.0  # about what an answer costs, in prompt tokens
 WEIGHED = 4  # rows whose prompts tell what a candidate's runs cost
+KEPT_SHARE = 0.5  # of the metric calls that are left when a search begins: the most that is kept back
 PACED = ("model_calls", "tokens", "seconds")  # what runs cost more or less of
 EVEN: Mapping[str, float] = MappingProxyType(dict.fromkeys(PACED, 1.0))
 NOTHING: Mapping[str, float] = MappingProxyType(dict.fromkeys(PACED, 0.0))
@@ -36,11 +38,37 @@ def blocks(total: int, first: int = FIRST_BLOCK) -> list[int]:
     return [*ends, total]
 
 
+@dataclass(frozen=True)
+class Way:
+    """A way to try something on top of what a search finds: for so many metric `calls`, fitted on so many train `rows`,
+    with its prompt in so many `formats`.
+    """
+
+    calls: int
+    rows: int = 0
+    formats: int = 1
+
+
+def afforded(ways: Mapping[str, Sequence[Way]], room: float) -> dict[str, Way | None]:
+    """Of each thing, the last way that fits into what those before it have left of `room` metric calls, if any does."""
+    found: dict[str, Way | None] = {}
+    for name, each in ways.items():
+        way = found[name] = next((way for way in reversed(each) if way.calls <= room), None)
+        room -= 0 if way is None else way.calls
+    return found
+
+
+def kept_back(ways: Mapping[str, Sequence[Way]], room: float) -> int:
+    """How many of `room` metric calls a search keeps back for what can be tried after it."""
+    return sum(way.calls for way in afforded(ways, KEPT_SHARE * room).values() if way is not None)
+
+
 @dataclass
 class Pacer:
     """The costs of one search. `dev`: the rows of the race; `later`: how many rows the baseline and the winner will
     each run on after it; `paces`: trial -> what a row cost, by `PACED`, in the cheapest block that it ran; `raced`:
-    what all generations took together, and their `runs`; `fastest`: the seconds a run of the fastest of them.
+    what all generations took together, and their `runs`; `fastest`: the seconds a run of the fastest of them; `kept`:
+    the metric calls that are kept back for after the search.
     """
 
     evaluator: Evaluator
@@ -51,6 +79,7 @@ class Pacer:
     paces: dict[int, Mapping[str, float]] = field(default_factory=dict)
     raced: dict[str, float] = field(default_factory=dict)
     fastest: float = math.inf
+    kept: int = 0
 
     @property
     def spent(self) -> dict[str, float]:
@@ -116,14 +145,14 @@ class Pacer:
 
         trials: so many are over; costs: what a run costs, see `costs`; best: the incumbent's trial. The last
         generations are as narrow as the rest of the budget asks for. Metric calls alone may be overrun, by one
-        candidate's.
+        candidate's, unless some are kept back.
         """
         reached = self.budget.spent_on(self.evaluator, trials)
         if reached is not None:
             return 0, reached
         width = most if self.budget.trials is None else min(most, self.budget.trials - trials)
         left = self._left(best, NOTHING)
-        for name in PACED:
+        for name in LIMITS if self.kept else PACED:
             if name in left and (left[name] <= 0 or costs[name] * self.most_calls(1) > left[name]):
                 return 0, name
         while width > 1 and any(costs[name] * self.most_calls(width) > rest for name, rest in left.items()):
@@ -193,12 +222,14 @@ class Pacer:
             self.paces[number] = {name: min(pace[name], known[name]) for name in PACED}
 
     def _left(self, best: int, pace: Mapping[str, float]) -> dict[str, float]:
-        """What is left of each limit, without what comes after the search: rows of the baseline and of the winner,
-        which costs what `best` does, or `pace` where that is more.
+        """What is left of each limit, without what comes after the search: what is kept back for that, and rows of the
+        baseline and of the winner, which costs what `best` does, or `pace` where that is more.
         """
         spent = self.spent
         left = {name: limit - spent[name] for name, limit in self.budget.limits.items()}
-        return {name: rest - (self._after(name, best, pace) if name in PACED else 0.0) for name, rest in left.items()}
+        return {
+            name: rest - (self._after(name, best, pace) if name in PACED else self.kept) for name, rest in left.items()
+        }
 
     def _after(self, name: str, best: int, pace: Mapping[str, float]) -> float:
         """What comes after the search of one of `PACED`."""

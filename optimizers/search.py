@@ -40,7 +40,9 @@ class SearchResult:
     baseline was never beaten), `accepted` whether it passed; `chosen` is `best` then, else the baseline.
 
     `prompt_only` is what would have been chosen without heads, where they were. `front`: of all that ran on all of dev,
-    the baseline included, those that no other beats on both score and prompt length. `dev`: the examples of dev, as the
+    the baseline included, those that no other beats on both score and prompt length. `left_out`: what was asked for on
+    top of the search and not tried, since the budget had no room for it; `read`: how many prompts heads were fitted on
+    outside of the program's runs, a metric call each. `dev`: the examples of dev, as the
     measurements of trials that ran on all of them are ordered.
 
     The verdict's `p_value` counts all candidates that ran on all of dev; its other numbers are the pair's own. Under a
@@ -57,6 +59,8 @@ class SearchResult:
     prompt_only: Trial | None = None
     front: tuple[Point, ...] = ()
     dev: Sequence[Row] = field(default=(), repr=False)
+    left_out: tuple[str, ...] = ()
+    read: int = 0
 
     @property
     def chosen(self) -> Trial:
@@ -122,6 +126,7 @@ class Search:
         seen = {key_of(baseline.candidate, {}): baseline.estimate or 0.0}
         complete: list[Trial] = []
         number, generation, costs = 1, 0, self.first_costs(baseline, strategy)
+        least = costs["metric_calls"] if self.pacer.kept else 0.0  # calibrations of late generations may cost more
         race = Race(
             self.evaluator, self.order, self.rows, self.seed, self.pacer, self.schedule, self.planned, self.asked
         )
@@ -151,6 +156,7 @@ class Search:
             for twin, key in twins:
                 strategy.observe(twin, seen[key], best=False)
             costs = self.pacer.costs(len(racers), before)
+            costs["metric_calls"] = max(costs["metric_calls"], least)
             number, generation = number + len(racers), generation + 1
         return self._confirm(baseline, best, complete, number, stopped_by)
 

@@ -6,16 +6,23 @@ hidden state of one layer (`pooling` says how a prompt's tokens become one vecto
 scaling.
 
 A head belongs to the weights of one model and to one prompt. It is kept as a safetensors file beside the compiled
-program, `NAME.PREDICTOR.FIELD.head.safetensors`, and the program names the file with its SHA-256, labels, layer and
-pooling. Reading one runs no code, reads no file outside the program's folder, and checks everything that the program
-says of it.
+program, `NAME.PREDICTOR.FIELD.HASH.head.safetensors`, and the program names the file with its SHA-256, labels, layer
+and pooling. The hash in the name is the beginning of the file's own: programs of one name that lie in one folder each
+keep their heads, and a compile never overwrites the head of a program that is in use. Reading one runs no code, reads
+no file outside the program's folder, and checks everything that the program says of it.
+
+A head says which target it was fitted on. Another one with as many hidden units would give it numbers that mean nothing
+to it, and its labels would look like any, so it is refused there. A matrix reads the labels' log-likelihoods, which
+mean the same on every model, like the offsets of any other calibration: where it was fitted elsewhere, that is only
+warned of.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
@@ -29,12 +36,17 @@ from safetensors.numpy import load, save
 
 from ..errors import InputError
 from ..files import read_bytes, write_atomic
+from ..models.engine import Engine
+from .schema import Target
 from .state import HeadChoice, ReadOut
+
+logger = logging.getLogger("cuecard")
 
 Pooling = Literal["last", "mean", "scores"]
 POOLINGS: tuple[Pooling, ...] = ("last", "mean", "scores")
 ENDING = ".head.safetensors"
 MOST_BYTES = 1 << 28
+NAMED = 12  # hexadecimal digits of a head's SHA-256 in its file's name
 
 FloatArray = NDArray[np.float64]
 Arrays = dict[str, NDArray[np.float32]]
@@ -45,7 +57,8 @@ class Head:
     """Logits of the K labels: `weights [K, d] @ ((features [d] - mean [d]) / scale [d]) + bias [K]`, in float32.
 
     layer: whose output the features are, 1 for the first decoder layer, None for `scores`; pooling: `last` and `mean`
-    are a prompt's last token and the mean over its tokens, `scores` the log-likelihoods of the labels, so that d = K.
+    are a prompt's last token and the mean over its tokens, `scores` the log-likelihoods of the labels, so that d = K;
+    target: the identity of the target that gave the features it was fitted on, None where that is not known.
     """
 
     labels: tuple[str, ...]
@@ -55,6 +68,7 @@ class Head:
     scale: NDArray[np.float32]
     layer: int | None
     pooling: Pooling
+    target: str | None = None
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Head) and self.content == other.content
@@ -82,7 +96,8 @@ class Head:
     @cached_property
     def content(self) -> bytes:
         """The head as the bytes of a safetensors file: the same head, the same bytes."""
-        told = {"labels": list(self.labels), "layer": self.layer, "pooling": self.pooling}
+        told: dict[str, Any] = {"labels": list(self.labels), "layer": self.layer, "pooling": self.pooling}
+        told |= {"target": self.target} if self.target is not None else {}
         return save(self._arrays(), metadata={"cuecard_head": json.dumps(told, ensure_ascii=False, sort_keys=True)})
 
     @cached_property
@@ -94,17 +109,22 @@ class Head:
         """Write the head, whole or not at all. Raises `InputError` where it can't be written."""
         write_atomic(path, self.content)
 
+    @cached_property
+    def _strangers(self) -> set[str]:
+        """The targets that a warning was given for."""
+        return set()
+
     def _arrays(self) -> Arrays:
         return {"weights": self.weights, "bias": self.bias, "mean": self.mean, "scale": self.scale}
 
 
-def head_file(stem: str, predictor: str, field: str) -> str:
-    """The name of a head's file beside the compiled program `STEM.compiled.yaml`.
+def head_file(stem: str, predictor: str, field: str, head: Head) -> str:
+    """The name of the head's file beside a compiled program called `stem`; another head has another.
 
     Predictors of Python programs may be called `parts[0]`: what does not belong in a file's name becomes `_`.
     """
     plain = "".join(mark if mark.isalnum() or mark in "._-" else "_" for mark in f"{predictor}.{field}")
-    return f"{stem}.{plain}{ENDING}"
+    return f"{stem}.{plain}.{head.sha256[:NAMED]}{ENDING}"
 
 
 def read_head(
@@ -176,6 +196,48 @@ def loaded(choice: HeadChoice) -> Head:
     return choice._head
 
 
+def check_target(
+    readouts: Iterable[ReadOut], engine: Engine, made_for: Target | None = None, path: str | None = None
+) -> None:
+    """Raise `InputError` where a head was fitted on another target than `engine`; warn of a matrix that was.
+
+    made_for: the target of the compiled program, for heads that do not say on which they were fitted; path: its file.
+    """
+    for readout in readouts:
+        for field, choice in readout.heads.items():
+            check_head(field, choice, engine, made_for, path)
+
+
+def check_head(
+    field: str, choice: HeadChoice, engine: Engine, made_for: Target | None = None, path: str | None = None
+) -> None:
+    """`check_target` for the head of one output field. A matrix is warned of once for each other target."""
+    head = choice._head if isinstance(choice._head, Head) else None
+    told = head.target if head is not None else None
+    theirs = told if told is not None or made_for is None else made_for.identity
+    if theirs is None or theirs == engine.identity:
+        return
+    if choice.is_matrix:
+        warned = head._strangers if head is not None else set()
+        if engine.identity not in warned:
+            warned.add(engine.identity)
+            logger.warning(
+                "the matrix of the output %r was fitted on another target (identity %s) than %s (identity %s): it may "
+                "mend labels there that are right here; compile the program again",
+                field, theirs, engine.name, engine.identity,
+            )  # fmt: skip
+        return
+    known = made_for is not None and made_for.identity == theirs
+    about = [part for part in (made_for.name, made_for.dtype, made_for.device) if part] if made_for and known else []
+    raise InputError(
+        f"the head of the output {field!r} does not go with {engine.name} (identity {engine.identity})",
+        path=path,
+        expected=f"the target that it was fitted on: {', '.join([*about, f'identity {theirs}'])}",
+        hint="A head reads the hidden states of one model, dtype and kind of device: compile the program for this one, "
+        "or use its parameters without heads, which stand under compiled.prompt_only.",
+    )
+
+
 def with_heads(readout: ReadOut, folder: Path | None) -> ReadOut:
     """The read-out with its heads read from `folder`. Raises `InputError`, see `read_head`."""
     if folder is None or not readout.heads:
@@ -191,8 +253,8 @@ def parse_head(content: bytes, path: str | PathLike[str]) -> Head:
     """The head in a safetensors file's bytes; `path` is for errors. Raises `InputError` for anything else."""
     try:
         arrays, told = load(content), _metadata(content)
-        labels, layer, pooling = told["labels"], told["layer"], told["pooling"]
-        head = Head(tuple(labels), arrays["weights"], arrays["bias"], arrays["mean"], arrays["scale"], layer, pooling)
+        parts = arrays["weights"], arrays["bias"], arrays["mean"], arrays["scale"]
+        head = Head(tuple(told["labels"]), *parts, told["layer"], told["pooling"], told.get("target"))
         problem = _problem(head, sorted(arrays))
     except (SafetensorError, ValueError, TypeError, LookupError) as error:
         raise InputError(f"not a head: {error}", path=path, expected="a file that Cuecard wrote") from error
@@ -219,6 +281,8 @@ def _problem(head: Head, names: list[str]) -> str | None:
         return f"its pooling is {head.pooling!r}"
     if (head.layer is None) != (head.pooling == "scores") or not (head.layer is None or type(head.layer) is int):
         return f"its layer is {head.layer!r}, with the pooling {head.pooling!r}"
+    if not (head.target is None or isinstance(head.target, str)):
+        return f"its target is {head.target!r}"
     count, width = len(head.labels), head.weights.shape[-1] if head.weights.ndim else 0
     shapes = {"weights": (count, width), "bias": (count,), "mean": (width,), "scale": (width,)}
     if head.pooling == "scores" and width != count:

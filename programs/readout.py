@@ -34,7 +34,7 @@ from ..seeds import derive_seed
 from ..signatures import choice_value, choices
 from .formats.base import Format, Values
 from .formats.fields import kind as type_in
-from .heads import loaded
+from .heads import check_head, loaded
 from .prompt import Prompt, render
 from .spans import around, best, is_text, left_open, runs, sources_of, turn_end
 from .state import PredictorState, ReadOut, SpanChoice
@@ -171,6 +171,7 @@ def head_prompt(call: Call, field: str) -> Prompt:
 def _headed(call: Call, field: str) -> Any:
     choice = call.state.readout.heads[field]
     assert choice.layer is not None, "a matrix goes with a choice, which is checked when it is loaded"
+    check_head(field, choice, call.gatherer.engine)
     features = call.gatherer.features(FeatureRequest(head_prompt(call, field).ids, (choice.layer,)))
     return choice_value(call.type_of(field), loaded(choice).predict(getattr(features, choice.pooling)[0]))
 
@@ -271,6 +272,8 @@ def _choose(call: Call, field: str, before: Values) -> Any:
     labels, continuations = _label_ids(call, field)
     prompt = call.prompt(call.format.lead(call.signature, field, before), max(map(len, continuations)))
     totals = call.gatherer.score(ScoreRequest(prompt.ids, continuations)).totals
+    if field in call.state.readout.heads:
+        check_head(field, call.state.readout.heads[field], call.gatherer.engine)
     scores = calibrated(call.state.readout, field, labels, totals)
     chosen = max(scores, key=scores.__getitem__)
     seen = _choices.get()

@@ -85,6 +85,7 @@ class ModelSpec(Strict):
 
     id: str | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] | None = None
+    weights: Literal["full", "int8", "int4"] | None = None
     device: str | None = None
     options: Decoding | None = None
     server: str | None = Field(None, description="http://HOST:PORT of a model server.")
@@ -111,7 +112,7 @@ class ModelSpec(Strict):
         return data[next(iter(given))] if given in ({"id"}, {"server"}) else data
 
 
-LOCAL_KEYS = ("dtype", "device")
+LOCAL_KEYS = ("dtype", "weights", "device")
 SERVER_KEYS = (
     "dialect", "tokenizer", "api_key_env", "concurrency", "timeout", "tries", "context_window", "grammars", "unseeded",
 )  # fmt: skip
@@ -195,6 +196,7 @@ class SearchSpec(Strict):
 
     demos: Span[Count] = (0, 8)
     nearest: Span[Count] = (0, 8)
+    refit: bool = True
     instructions: Annotated[
         InstructionSpec, BeforeValidator(short_form("most"), json_schema_input_type=int | InstructionSpec)
     ] = Field(default_factory=InstructionSpec)

@@ -16,6 +16,7 @@ from .common import (
     DeviceName,
     DtypeName,
     ModelName,
+    WeightsKind,
     open_program,
     open_target,
     target_text,
@@ -72,6 +73,7 @@ def ab(
     model: ModelName = None,
     device: DeviceName = None,
     dtype: DtypeName = None,
+    weights: WeightsKind = None,
     unchanged: Unchanged = False,
     allow_outside: AllowOutside = False,
     allow_code: AllowCode = False,
@@ -100,7 +102,7 @@ def ab(
     if metrics and not all(set(first.output_types) <= set(row.labels) for row in rows):
         note("note: the data lack gold values, so that the judge alone compares")
         metrics = []
-    target = open_target(ours, model, device, dtype)
+    target = open_target(ours, model, device, dtype, weights)
     with counting("running", 2 * len(rows)) as observer:
         programs = (str(before), ours, first), (str(after), theirs, second)
         found = run_judged(programs, rows, metrics, target, judge=pairwise, observer=observer)

@@ -156,7 +156,9 @@ def _model(spec: Spec) -> str:
         named = f"{spec.model.id} " if spec.model.id is not None else ""
         return f"{named}on the server {shown(spec.model.server)}, which was not asked"
     given = {key: getattr(spec.model, key) for key in ("dtype", "device")}
-    return ", ".join([str(spec.model.id), *(str(value) for value in given.values() if value)])
+    rounded = f"{spec.model.weights} weights" if spec.model.weights not in (None, "full") else None
+    parts = (given["dtype"], rounded, given["device"])
+    return ", ".join([str(spec.model.id), *(str(part) for part in parts if part)])
 
 
 def _model_warnings(spec: Spec) -> list[str]:

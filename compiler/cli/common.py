@@ -39,6 +39,14 @@ DtypeName = Annotated[
     str | None,
     typer.Option("--dtype", metavar="DTYPE", help="auto, bfloat16, float16 or float32. Default: the spec's."),
 ]
+WeightsKind = Annotated[
+    str | None,
+    typer.Option(
+        "--weights",
+        metavar="KIND",
+        help="full, or int8 or int4: the layers' matrices in fewer bits. Default: the spec's.",
+    ),
+]
 AllowOutside = Annotated[
     bool, typer.Option("--allow-outside", help="Let paths in the spec lead out of its folder. Only if you trust it.")
 ]
@@ -65,19 +73,24 @@ def open_program(path: Path, *, allow_outside: bool = False) -> tuple[Spec, Grap
     return spec, build(spec)
 
 
-def open_target(spec: Spec, model: str | None, device: str | None, dtype: str | None) -> Target:
+def open_target(
+    spec: Spec, model: str | None, device: str | None, dtype: str | None, weights: str | None = None
+) -> Target:
     """The target that a program runs on. Says what it does not do, and warns when it is not the one that the program
     was compiled for.
     """
+    from ...programs.heads import check_target
     from ..from_spec import spec_target
 
     with working("opening the model") as progress:
-        target = spec_target(spec, model, device=device, dtype=dtype, progress=progress)
+        target = spec_target(spec, model, device=device, dtype=dtype, weights=weights, progress=progress)
     if "notice" in target.description.extra:
         note(f"note: {target.description.extra['notice']}")
     ours = target.description
     theirs = spec.compiled.target if spec.compiled else None
     if theirs is not None and theirs.identity != ours.identity:
+        parts = (*spec.steps.values(), *(spec.predictors or {}).values())
+        check_target([part.readout for part in parts if part.readout], target.engine, theirs, spec.path)
         made_for = ", ".join(part for part in (theirs.name, theirs.dtype, theirs.device) if part)
         warn(f"the program was compiled for another target ({made_for}); this is {target_text(target)}")
     return target

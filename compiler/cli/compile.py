@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ...errors import InputError
-from .common import AllowCode, AllowOutside, AsJson, DeviceName, DtypeName, ModelName, SpecFile, check_folder_of
+from .common import (
+    AllowCode,
+    AllowOutside,
+    AsJson,
+    DeviceName,
+    DtypeName,
+    ModelName,
+    SpecFile,
+    WeightsKind,
+    check_folder_of,
+)
 from .progress import reporting
 from .screen import say, short_path
 
@@ -81,6 +91,7 @@ def compile_program(
     model: ModelName = None,
     device: DeviceName = None,
     dtype: DtypeName = None,
+    weights: WeightsKind = None,
     metric_calls: MetricCalls = None,
     model_calls: ModelCalls = None,
     tokens: Tokens = None,
@@ -108,7 +119,7 @@ def compile_program(
     limits = {"metric_calls": metric_calls, "model_calls": model_calls, "tokens": tokens, "seconds": seconds}
     budget = _budget(spec, limits, allow_outside)
     asked: dict[str, Any] = {"target": model, "device": device, "dtype": dtype, "budget": budget, "seed": seed}
-    asked |= {"allow_outside": allow_outside, "allow_code": allow_code}
+    asked |= {"weights": weights, "allow_outside": allow_outside, "allow_code": allow_code}
     from ..from_spec import compile_spec, compiled_path, spec_task
     from .summary import summary
 

@@ -19,6 +19,7 @@ from .common import (
     DtypeName,
     ModelName,
     ProgramFile,
+    WeightsKind,
     check_folder_of,
     open_program,
     open_target,
@@ -100,6 +101,7 @@ def evaluate_program(
     model: ModelName = None,
     device: DeviceName = None,
     dtype: DtypeName = None,
+    weights: WeightsKind = None,
     allow_outside: AllowOutside = False,
     allow_code: AllowCode = False,
     as_json: AsJson = False,
@@ -126,7 +128,7 @@ def evaluate_program(
         raise InputError("found --labels without --judge-check", expected="both")
     judge = _judge(spec, metrics) if judge_check else None
     first = next(iter(metrics.values()))
-    opened = target_of_run(spec, model, device, dtype, record, replay)
+    opened = target_of_run(spec, model, device, dtype, weights, record, replay)
     if judge is not None:
         with opened as target:
             return _check_judge(judge, spec, graph, target, where, rows, labels, as_json)
@@ -234,21 +236,27 @@ def _check_judge(
 
 @contextmanager
 def target_of_run(
-    spec: Spec, model: str | None, device: str | None, dtype: str | None, record: Path | None, replay: Path | None
+    spec: Spec,
+    model: str | None,
+    device: str | None,
+    dtype: str | None,
+    weights: str | None,
+    record: Path | None,
+    replay: Path | None,
 ) -> Iterator[Target]:
     """The target of a run that may be recorded, or replayed."""
     from ..from_spec import spec_model, spec_server
     from ..replay import recorded, replay_target
 
     if replay is None:
-        target = open_target(spec, model, device, dtype)
+        target = open_target(spec, model, device, dtype, weights)
         if record is None:
             yield target
             return
         with recorded(target, record) as recording:
             yield recording
         return
-    given = {"--record": record, "--model": model, "--device": device, "--dtype": dtype}
+    given = {"--record": record, "--model": model, "--device": device, "--dtype": dtype, "--weights": weights}
     other = next((name for name, value in given.items() if value is not None), None)
     if other is not None:
         raise InputError(f"found {other} beside --replay", hint="A replay is on the target that was recorded.")

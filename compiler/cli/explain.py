@@ -17,6 +17,7 @@ from .common import (
     DeviceName,
     DtypeName,
     ModelName,
+    WeightsKind,
     open_program,
     open_target,
     target_text,
@@ -72,6 +73,7 @@ def explain(
     model: ModelName = None,
     device: DeviceName = None,
     dtype: DtypeName = None,
+    weights: WeightsKind = None,
     seed: Seed = 0,
     every: Every = False,
     allow_outside: AllowOutside = False,
@@ -90,7 +92,7 @@ def explain(
     from ..explain import run_plan
 
     spec, plan, about = _plan(compiled, baseline, split, rows, seed, allow_outside=allow_outside, allow_code=allow_code)
-    target = open_target(spec, model, device, dtype)
+    target = open_target(spec, model, device, dtype, weights)
     many, runs = len(plan.candidates), counted(len(plan.rows), "example")
     note(f"{counted(many, 'program')} on {runs}: {counted(plan.calls, 'metric call')}")
     with counting("running", plan.calls) as observer:

@@ -53,6 +53,7 @@ Example:
   identity        5b0c3f...
   $ cuecard models info smollm2-135m --measure
   ...
+  weights, kinds    full 269 MB, int8 163 MB, int4 123 MB
   KV cache, dtypes  float32 46,080, bfloat16 23,040, float16 23,040 bytes a token
   largest batch     137,133 tokens (3.16 GB of KV cache), 256 texts side by side
   prefill           2,376 tokens a second
@@ -71,6 +72,9 @@ Name = Annotated[
 ]
 Device = Annotated[str, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:1 or mps.")]
 Dtype = Annotated[str, typer.Option("--dtype", metavar="DTYPE", help="auto, bfloat16, float16 or float32.")]
+Weights = Annotated[
+    str, typer.Option("--weights", metavar="KIND", help="full, or int8 or int4: the layers' matrices in fewer bits.")
+]
 Measured = Annotated[bool, typer.Option("--measure", help="Open the model, and measure how fast it is here.")]
 
 
@@ -112,11 +116,14 @@ def pull_model(name: Annotated[str, typer.Argument(metavar="NAME", show_default=
 
 
 @app.command("info", short_help="Say what a model is and needs.", epilog=INFO_EXAMPLE)
-def model_info(name: Name, device: Device = "auto", dtype: Dtype = "auto", measured: Measured = False) -> int:
+def model_info(
+    name: Name, device: Device = "auto", dtype: Dtype = "auto", weights: Weights = "full", measured: Measured = False
+) -> int:
     """Say what a model is and what it needs on this machine, without reading its weights into memory.
 
-    With --measure the model is opened, and told as well are the memory for a token in each dtype, the largest batch,
-    and how fast it reads and writes here. A server, http://HOST:PORT, is asked what it serves.
+    With --measure the model is opened, and told as well are the memory for its weights in fewer bits and for a token in
+    each dtype, the largest batch, and how fast it reads and writes here. A server, http://HOST:PORT, is asked what it
+    serves.
     """
     from ...models.address import is_address
 
@@ -125,12 +132,13 @@ def model_info(name: Name, device: Device = "auto", dtype: Dtype = "auto", measu
             raise InputError(
                 "found --measure for a model server", hint="Leave it out: what a server takes is the server's own."
             )
-        return _server_info(name, device, dtype)
+        return _server_info(name, device, dtype, weights)
     from ...models.loading import find
+    from ...models.quantized import dtype_text
     from .weightless import model_facts
 
     with working(f"looking at {name}") as progress:
-        facts = model_facts(find(name, progress=progress), device=device, dtype=dtype)
+        facts = model_facts(find(name, progress=progress), device=device, dtype=dtype, weights=weights)
     cache = facts.cache_per_token
     whole = f"{cache:,} bytes a token, {bytes_text(cache * facts.context_window)} a full context window"
     rows = [
@@ -139,7 +147,7 @@ def model_info(name: Name, device: Device = "auto", dtype: Dtype = "auto", measu
         ("parameters", f"{facts.parameters:,}"),
         ("layers", str(facts.layers)),
         ("context window", f"{facts.context_window:,} tokens"),
-        ("dtype", facts.dtype),
+        ("dtype", dtype_text(facts.dtype, facts.rounded)),
         ("device", facts.device),
         ("weights", bytes_text(facts.weights)),
         ("KV cache", whole if cache else "none: its state does not grow"),
@@ -155,20 +163,24 @@ def model_info(name: Name, device: Device = "auto", dtype: Dtype = "auto", measu
 def _measured(name: str, facts: Facts, device: str, dtype: str) -> list[tuple[str, str]]:
     """What the open model tells: its engine's largest batch, and its rates."""
     from ...models.engine_base import HeldEngine
+    from ...models.loading import find
     from ...models.measure import measure
     from ...models.target import target
-    from .weightless import BYTES
+    from .weightless import BYTES, weights_by_kind
 
     with working(f"measuring {name}"):
-        engine = target(name, device=device, dtype=dtype).engine
+        engine = target(name, device=device, dtype=dtype, weights=facts.rounded).engine
         if not isinstance(engine, HeldEngine):
             raise InputError(f"model {name!r} is not held in process, so that it can't be measured")
         rates = measure(engine)
     most, numbers = engine.capacity, facts.cache_per_token // BYTES[facts.dtype]
     dtypes = ", ".join(f"{each} {numbers * size:,}" for each, size in BYTES.items())
     held = f" ({bytes_text(most.tokens * facts.cache_per_token)} of KV cache)" if numbers else ""
+    kinds = weights_by_kind(find(name), facts).items()
+    sizes = ", ".join(f"no {kind}" if size is None else f"{kind} {bytes_text(size)}" for kind, size in kinds)
     together = f"{rates.side_by_side:,.0f} for {rates.together} texts side by side"
     return [
+        ("weights, kinds", sizes),
         *([("KV cache, dtypes", f"{dtypes} bytes a token")] if numbers else []),
         ("largest batch", f"{most.tokens:,} tokens{held}, {most.rows:,} texts side by side"),
         ("prefill", f"{rates.prefill:,.0f} tokens a second"),
@@ -176,12 +188,12 @@ def _measured(name: str, facts: Facts, device: str, dtype: str) -> list[tuple[st
     ]
 
 
-def _server_info(address: str, device: str, dtype: str) -> int:
+def _server_info(address: str, device: str, dtype: str, weights: str) -> int:
     from ...models.address import shown
     from ...models.target import target
 
     with working(f"asking {shown(address)}"):
-        opened = target(address, device=device, dtype=dtype)
+        opened = target(address, device=device, dtype=dtype, weights=weights)
     about = opened.description
     rows = [
         ("name", about.name),

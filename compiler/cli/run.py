@@ -16,6 +16,7 @@ from .common import (
     DtypeName,
     ModelName,
     ProgramWord,
+    WeightsKind,
     check_folder_of,
     open_program,
     open_target,
@@ -69,6 +70,7 @@ def run(
     model: ModelName = None,
     device: DeviceName = None,
     dtype: DtypeName = None,
+    weights: WeightsKind = None,
     allow_outside: AllowOutside = False,
 ) -> int:
     """Run a program on one input, and print its outputs as JSON on one line.
@@ -87,7 +89,7 @@ def run(
         if given:
             raise InputError(f"found --{next(iter(given))} beside --input", expected="one of them")
         rows = _rows(input, graph)
-        return _write(_outcomes(graph, rows, open_target(spec, model, device, dtype)), output)
+        return _write(_outcomes(graph, rows, open_target(spec, model, device, dtype, weights)), output)
     if output is not None:
         raise InputError("found --output without --input", expected="--input FILE")
     inputs = given or read_stdin(graph.input_types)
@@ -95,7 +97,7 @@ def run(
     from ..examples import Example
 
     example = Example(inputs, {}, 0)
-    return _print(_outcomes(graph, [example], open_target(spec, model, device, dtype))[0])
+    return _print(_outcomes(graph, [example], open_target(spec, model, device, dtype, weights))[0])
 
 
 def _rows(path: Path, graph: Graph) -> Sequence[Example]:

@@ -84,6 +84,8 @@ def _verdict(compilation: Compilation) -> Iterator[str]:
         yield f"the best program of prompts alone has {_alone(compilation, result.prompt_only)} on dev."
     if result.stopped_by in ENDED:
         yield f"The search ended before its budget: {ENDED[result.stopped_by]}."
+    if result.left_out:
+        yield f"The budget had no room for: {', '.join(result.left_out)} (not tried)."
 
 
 def _better(verdict: PairedResult) -> bool:

@@ -18,6 +18,7 @@ from .common import (
     DeviceName,
     DtypeName,
     ModelName,
+    WeightsKind,
     check_folder_of,
     open_target,
 )
@@ -118,6 +119,7 @@ def test(
     model: ModelName = None,
     device: DeviceName = None,
     dtype: DtypeName = None,
+    weights: WeightsKind = None,
     allow_outside: AllowOutside = False,
     allow_code: AllowCode = False,
     as_json: AsJson = False,
@@ -150,7 +152,7 @@ def test(
     if rescore is not None:
         answered_by, results = _rescored(suites, rescore, update_baseline)
     else:
-        with _targets(suites, model, device, dtype, record, replay) as targets:
+        with _targets(suites, model, device, dtype, weights, record, replay) as targets:
             recorder.models |= {target.engine.identity: target.description.name for target in targets}
             answered_by = ", ".join(target_text(name, identity) for identity, name in recorder.models.items())
             results = _run(suites, targets, recorder, update_baseline, timed=replay is None)
@@ -183,6 +185,7 @@ def _targets(
     model: str | None,
     device: str | None,
     dtype: str | None,
+    weights: str | None,
     record: Path | None,
     replay: Path | None,
 ) -> Iterator[list[Target]]:
@@ -202,7 +205,7 @@ def _targets(
         opened: dict[str, Target] = {}
         for key, suite in zip(keys, suites, strict=True):
             if key not in opened:
-                target = open_target(suite.spec, model, device, dtype)
+                target = open_target(suite.spec, model, device, dtype, weights)
                 opened[key] = target if record is None else stack.enter_context(recorded(target, record))
         yield [opened[key] for key in keys]
 

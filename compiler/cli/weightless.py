@@ -17,9 +17,10 @@ from ...models.devices import choose_device, choose_dtype
 from ...models.encoder_decoder import EncoderDecoderEngine
 from ...models.engine import Ledger, Tokenizer
 from ...models.identity import identity
-from ...models.loading import ModelSource, load_config, load_settings, load_tokenizer
+from ...models.loading import ModelSource, load_config, load_settings, load_skeleton, load_tokenizer
 from ...models.local import ENGINE_VERSION
 from ...models.plain import why_not_shared, window_for
+from ...models.quantized import FULL, KINDS, check_weights, identity_part, saved_bytes
 from ...models.tokenizer import HFTokenizer
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -96,7 +97,7 @@ def _engine_facts(source: ModelSource, config: Any, backend_tokenizer: Any) -> _
 class Facts:
     """What a model is, and what it needs. Memory is in bytes: of the weights, and of the KV cache for one token.
 
-    notice: what its engine does not do, as far as the configuration tells.
+    notice: what its engine does not do, as far as the configuration tells; rounded: see `loading.LoadedModel.weights`.
     """
 
     name: str
@@ -110,10 +111,14 @@ class Facts:
     cache_per_token: int
     identity: str
     notice: str | None = None
+    rounded: str = FULL
 
 
-def model_facts(source: ModelSource, *, device: str = "auto", dtype: str = "auto") -> Facts:
-    """The facts of a model on this machine. Raises `InputError` for a device that is not there, or damaged files."""
+def model_facts(source: ModelSource, *, device: str = "auto", dtype: str = "auto", weights: str = FULL) -> Facts:
+    """The facts of a model on this machine. Raises `InputError` for a device that is not there, damaged files, or
+    weights that can't be rounded.
+    """
+    check_weights(weights)
     device = choose_device(device)
     dtype = choose_dtype(dtype, device)
     config = load_config(source)
@@ -128,13 +133,36 @@ def model_facts(source: ModelSource, *, device: str = "auto", dtype: str = "auto
         context_window=engine.context_window,
         dtype=dtype,
         device=device,
-        weights=parameters * BYTES[dtype],
+        weights=parameters * BYTES[dtype] - _saved(source, dtype, weights),
         cache_per_token=_cached(text) * BYTES[dtype],
         identity=identity(
-            source.folder, dtype=dtype, device_kind=device.partition(":")[0], engine_version=engine.version
+            source.folder,
+            dtype=dtype,
+            device_kind=device.partition(":")[0],
+            engine_version=engine.version,
+            weights=identity_part(weights),
         ),
         notice=engine.notice,
+        rounded=weights,
     )
+
+
+def weights_by_kind(source: ModelSource, facts: Facts) -> dict[str, int | None]:
+    """The bytes of a model's weights for each kind of them; None for a kind that it can't have."""
+    whole = facts.weights + _saved(source, facts.dtype, facts.rounded)
+    found: dict[str, int | None] = {FULL: whole}
+    for kind in KINDS:
+        try:
+            found[kind] = whole - _saved(source, facts.dtype, kind)
+        except InputError:
+            found[kind] = None
+    return found
+
+
+def _saved(source: ModelSource, dtype: str, weights: str) -> int:
+    if weights == FULL:
+        return 0
+    return saved_bytes(load_skeleton(source), weights, name=source.name, itemsize=BYTES[dtype])
 
 
 def _layers(text: Any) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,13 @@ from cuecard.programs.spec import load_spec
 from .cli_cases import cuecard as run_cuecard
 from .cli_cases import write_rows
 
-FILE = "triage.main.queue.head.safetensors"
+FILE = "triage.main.queue.0123456789ab.head.safetensors"
 SPEC = """\
 name: triage
 signature: "ticket -> queue: Literal['billing', 'technical', 'account']"
 data: {train: train.jsonl, dev: dev.jsonl, test: test.jsonl}
 metric: exact_match
-optimize: {budget: {metric_calls: 20}, search: {demos: 0, instructions: 1, readouts: [text, head]}}
+optimize: {budget: {metric_calls: 160}, search: {demos: 0, instructions: 1, readouts: [text, head]}}
 """
 TWO = """\
 name: two
@@ -42,7 +43,7 @@ nodes:
 outputs: {level: "${urgency.level}", queue: "${route.queue}"}
 data: {train: train.jsonl, dev: dev.jsonl, test: test.jsonl}
 metric: exact_match
-optimize: {budget: {metric_calls: 20}, search: {demos: 0, instructions: 1, readouts: [head]}}
+optimize: {budget: {metric_calls: 260}, search: {demos: 0, instructions: 1, readouts: [head]}}
 """
 
 
@@ -76,6 +77,12 @@ def run_of(compiled: cuecard.Compiled) -> dict[str, Any]:
     return json.loads(compiled.compilation.folder.run.read_text())  # type: ignore[no-any-return]
 
 
+def head_in(folder: Path) -> Path:
+    """The only head in a folder."""
+    [path] = folder.glob("*.head.safetensors")
+    return path
+
+
 def layers_asked(compiled: cuecard.Compiled) -> list[int]:
     """How many layers each batch of a compile asked for, 0 for one that asked for text."""
     lines = list(map(json.loads, compiled.compilation.folder.calls.read_text(encoding="utf-8").splitlines()))
@@ -93,7 +100,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> cuecard.Compiled:
 def folder(made: cuecard.Compiled, tmp_path: Path) -> Path:
     """A copy of what it wrote."""
     beside = made.compilation.folder.path.parents[1]
-    for name in ("triage.compiled.yaml", FILE):
+    for name in ("triage.compiled.yaml", head_in(beside).name):
         (tmp_path / name).write_bytes((beside / name).read_bytes())
     return tmp_path
 
@@ -158,8 +165,8 @@ def test_in_a_program_of_two_predictors_each_has_its_head(tmp_path: Path) -> Non
         "urgency": ["level"],
         "route": ["queue"],
     }
-    written = sorted(path.name for path in tmp_path.glob("*.safetensors"))
-    assert written == ["two.route.queue.head.safetensors", "two.urgency.level.head.safetensors"]
+    written = sorted(re.sub("[0-9a-f]{12}", "HASH", path.name) for path in tmp_path.glob("*.safetensors"))
+    assert written == ["two.route.queue.HASH.head.safetensors", "two.urgency.level.HASH.head.safetensors"]
     loaded = cuecard.load(tmp_path / "two.compiled.yaml", target=fake_target(seeing()))
     assert dict(loaded(ticket="a crash, an error, the screen").items()) == {"level": "high", "queue": "technical"}
     assert "language model" not in "".join(summary(compiled.compilation)) and run_of(compiled)["reference"] == {}
@@ -173,14 +180,62 @@ def test_a_head_alone_is_tried_on_the_written_text(tmp_path: Path) -> None:
 
 
 def test_a_python_program_has_heads_as_well(tmp_path: Path) -> None:
-    options = {"search": {"instructions": 1, "demos": 0, "readouts": ["text", "head"]}, "budget": {"metric_calls": 30}}
+    options = {"search": {"instructions": 1, "demos": 0, "readouts": ["text", "head"]}, "budget": {"metric_calls": 90}}
     compiled = compile_tickets(tmp_path / "runs", seeing(), **options)
     path = compiled.write(tmp_path / "x.compiled.yaml")
-    assert (tmp_path / "triage.route.queue.head.safetensors").is_file()
+    assert head_in(tmp_path).name.startswith("triage.route.queue.")
     with pytest.raises(InputError, match="compiled from a Python program"):
         cuecard.load(path)
     loaded = cuecard.load(path, program=Triage(), target=fake_target(seeing()))
     assert loaded(ticket="my password and my login").queue == "account"
+
+
+def test_two_compiles_of_one_name_in_one_folder_both_keep_their_heads(tmp_path: Path) -> None:
+    spec, rows = lay_out(tmp_path), tickets(12, 9)
+    first = compiled_of(spec, output=tmp_path / "a.compiled.yaml")
+    write_rows(tmp_path / "train.jsonl", [dict(row) for row in tickets(24, 7)])
+    second = compiled_of(spec, output=tmp_path / "b.compiled.yaml")
+    assert len(list(tmp_path.glob("triage.main.queue.*.head.safetensors"))) == 2
+    for name, made in (("a", first), ("b", second)):
+        loaded = cuecard.load(tmp_path / f"{name}.compiled.yaml", target=fake_target(seeing()))
+        assert [loaded(**row.inputs()).queue for row in rows] == [made(**row.inputs()).queue for row in rows]
+
+
+# ---- on another target
+
+
+def elsewhere(**options: Any) -> FakeEngine:
+    """Another model, whose hidden states have the same width."""
+    return seeing(identity="other", **options)
+
+
+def test_a_head_is_refused_on_another_model_of_its_width(folder: Path) -> None:
+    engine = elsewhere()
+    with pytest.raises(InputError) as caught:  # where it is loaded, or else where it is called
+        cuecard.load(folder / "triage.compiled.yaml", target=fake_target(engine))(ticket="refund")
+    told = str(caught.value)
+    assert "the head of the output 'queue' does not go with fake (identity other)" in told
+    assert "expected the target that it was fitted on: " in told and "identity fake" in told
+    assert "compile the program for this one" in told and "compiled.prompt_only" in told
+    assert not engine.batches, "nothing is asked of it"
+
+
+def test_a_program_that_is_called_elsewhere_is_refused_as_well(folder: Path) -> None:
+    program = cuecard.load(folder / "triage.compiled.yaml")
+    for target in (fake_target(elsewhere()), fake_target(FakeEngine(identity="other"))):
+        with pytest.raises(InputError, match="does not go with fake"):
+            cuecard.evaluate(program, tickets(6, 3), "exact_match", target=target)
+    assert cuecard.evaluate(program, tickets(6, 3), "exact_match", target=fake_target(seeing())).failed == 0
+
+
+def test_it_is_not_compiled_again_elsewhere_from_where_it_stands(folder: Path) -> None:
+    lay_out(folder)
+    engine = elsewhere()
+    with pytest.raises(InputError, match="the head of the output 'queue' does not go with fake"):
+        compiled_of(folder / "triage.compiled.yaml", engine)
+    assert not engine.batches
+    compiled_of(folder / "triage.yaml", engine)
+    assert engine.batches, "the spec that it was compiled from is"
 
 
 # ---- not chosen
@@ -189,7 +244,7 @@ def test_a_python_program_has_heads_as_well(tmp_path: Path) -> None:
 def test_a_head_that_loses_leaves_the_prompt(tmp_path: Path) -> None:
     engine = WordLearner(bias={"billing": 2.0}).engine(layers=3, hidden=noise)
     search = {"instructions": 1, "demos": [0, 4], "readouts": ["text", "choice", "head"]}
-    compiled = compile_tickets(tmp_path / "runs", engine, search=search)
+    compiled = compile_tickets(tmp_path / "runs", engine, search=search, budget={"metric_calls": 200})
     result = compiled.compilation.result
     assert result.accepted and result.prompt_only is result.chosen
     state = compiled.compilation.candidate.states["route"]
@@ -200,6 +255,31 @@ def test_a_head_that_loses_leaves_the_prompt(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.safetensors"))
     assert compiled.spec.compiled is not None and compiled.spec.compiled.prompt_only is None
     assert "a linear head" not in "\n".join(summary(compiled.compilation))
+
+
+def test_the_budget_pays_for_heads(made: cuecard.Compiled) -> None:
+    told = run_of(made)
+    assert told["search"]["head"] == {"calls": 18 + 2 * 24, "rows": 24, "formats": 2} and "left_out" not in told
+    dev = sum(trial["examples"] for trial in map(json.loads, made.compilation.folder.trials.read_text().splitlines()))
+    assert told["spent"]["metric_calls"] == dev + 2 * 24 <= 160
+
+
+def test_a_short_budget_has_room_for_one_format(tmp_path: Path) -> None:
+    compiled = compiled_of(lay_out(tmp_path), budget=Budget(metric_calls=110))
+    told = run_of(compiled)
+    assert told["search"]["head"] == {"calls": 18 + 24, "rows": 24, "formats": 1}
+    assert told["spent"]["metric_calls"] <= 110 and told["spent"]["trials"] > 2
+    assert compiled.compilation.candidate.states["main"].readout.kind == "head"
+
+
+def test_a_budget_without_room_leaves_the_head_out_and_says_so(tmp_path: Path) -> None:
+    compiled = compiled_of(lay_out(tmp_path), budget=Budget(metric_calls=40))
+    told = run_of(compiled)
+    assert told["search"]["head"] is False and told["left_out"] == ["head"]
+    assert compiled.compilation.result.left_out == ("head",)
+    trials = [json.loads(line) for line in compiled.compilation.folder.trials.read_text().splitlines()]
+    assert not any(key.endswith(".head") for trial in trials for key in trial["params"])
+    assert not list(tmp_path.glob("*.safetensors"))
 
 
 def test_none_is_tried_unless_the_spec_asks(tmp_path: Path) -> None:
@@ -279,7 +359,7 @@ def test_killed_and_gone_on_with_it_writes_the_same_bytes(where: str, made: cuec
     again = compiled_of(path, rest)
     assert again.compilation.folder.resumed and len(rest.batches) == len(asked) - kill_at
     beside = made.compilation.folder.path.parents[1]
-    for name in ("triage.compiled.yaml", FILE):
+    for name in ("triage.compiled.yaml", head_in(beside).name):
         assert (path.parent / name).read_bytes() == (beside / name).read_bytes()
     timeless = [{**run_of(one), "seconds": 0, "ledger": 0} for one in (again, made)]
     assert timeless[0] == timeless[1]
@@ -295,27 +375,30 @@ def refused(path: Path) -> str:
 
 
 def test_weights_that_were_changed_are_refused(folder: Path) -> None:
-    content = bytearray((folder / FILE).read_bytes())
+    file = head_in(folder)
+    content = bytearray(file.read_bytes())
     content[-1] ^= 1
-    (folder / FILE).write_bytes(bytes(content))
+    file.write_bytes(bytes(content))
     told = refused(folder / "triage.compiled.yaml")
-    assert "the file's SHA-256 is" in told and FILE in told and "copy both together" in told
+    assert "the file's SHA-256 is" in told and file.name in told and "copy both together" in told
 
 
 def test_weights_that_are_missing_are_told_by_name(folder: Path) -> None:
-    (folder / FILE).unlink()
+    file = head_in(folder)
+    file.unlink()
     told = refused(folder / "triage.compiled.yaml")
-    assert "no such file" in told and FILE in told
+    assert "no such file" in told and file.name in told
 
 
 @pytest.mark.parametrize("name", [f"../{FILE}", f"/tmp/{FILE}", f"sub/{FILE}", "triage.compiled.yaml"])
 def test_weights_elsewhere_are_not_read(name: str, folder: Path) -> None:
     inner = folder / "inner"
     (inner / "sub").mkdir(parents=True)
-    (inner / "sub" / FILE).write_bytes((folder / FILE).read_bytes())
+    file = head_in(folder)
+    (inner / "sub" / FILE).write_bytes(file.read_bytes())
     text = (folder / "triage.compiled.yaml").read_text(encoding="utf-8")
     path = inner / "triage.compiled.yaml"
-    path.write_text(text.replace(f"weights: {FILE}", f"weights: {name}"), encoding="utf-8")
+    path.write_text(text.replace(f"weights: {file.name}", f"weights: {name}"), encoding="utf-8")
     told = refused(path)
     assert f"the head's file is {name!r}" in told and "in the program's own folder" in told
 
@@ -329,7 +412,7 @@ def test_another_order_of_labels_is_not_what_the_file_holds(folder: Path) -> Non
     assert swapped != text
     path.write_text(swapped, encoding="utf-8")
     told = refused(path)
-    assert "the head's labels: ['billing', 'technical', 'account']" in told and FILE in told
+    assert "the head's labels: ['billing', 'technical', 'account']" in told and head_in(folder).name in told
 
 
 def test_a_program_whose_labels_have_changed_is_refused(folder: Path) -> None:
@@ -410,4 +493,4 @@ def test_a_program_is_shown_with_its_head(folder: Path, tiny_model: Path, capsys
     assert lines[1].startswith("It reads a linear head, which is no prompt") and "has 0.000 [" in lines[1]
     assert "  read-out  a linear head on the hidden state (not a prompt)" in lines
     shown = next(line for line in lines if line.startswith("  queue "))
-    assert "billing, technical, account, from layer" in shown and shown.endswith(FILE)
+    assert "billing, technical, account, from layer" in shown and shown.endswith(head_in(folder).name)

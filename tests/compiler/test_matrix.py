@@ -15,8 +15,6 @@ from cuecard.errors import InputError
 
 from .cli_cases import cuecard as run_cuecard
 
-FILE = "triage.route.queue.head.safetensors"
-
 
 def mistaken(prompt: str, continuation: str) -> float:
     """Takes two of the labels for each other: no offset a label can mend that."""
@@ -27,9 +25,9 @@ def mistaken(prompt: str, continuation: str) -> float:
     return -6.0 + 1.5 * sum(word in prompt for word in words)
 
 
-def compiled_with(runs: Path, **search: Any) -> cuecard.Compiled:
+def compiled_with(runs: Path, budget: int = 150, **search: Any) -> cuecard.Compiled:
     given = {"instructions": 1, "demos": 0, "formats": ["completion"], "readouts": ["choice"], **search}
-    options = {"trainset": tickets(24, 1), "devset": tickets(18, 2), "budget": {"metric_calls": 60}}
+    options = {"trainset": tickets(24, 1), "devset": tickets(18, 2), "budget": {"metric_calls": budget}}
     return compile_tickets(runs, FakeEngine(likelihood=mistaken), search=given, **options)
 
 
@@ -55,7 +53,7 @@ def test_it_is_tried_only_where_the_spec_asks(tmp_path: Path) -> None:
 def test_the_written_program_reads_it_again(tmp_path: Path) -> None:
     compiled = compiled_with(tmp_path / "runs", calibrations=["none", "matrix"])
     path = compiled.write(tmp_path / "x.compiled.yaml")
-    assert (tmp_path / FILE).is_file()
+    [file] = tmp_path.glob("triage.route.queue.*.head.safetensors")
 
     def loaded() -> Any:
         from fakes import Triage
@@ -72,9 +70,31 @@ def test_the_written_program_reads_it_again(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="layer"):
         loaded()
     path.write_text(kept)
-    (tmp_path / FILE).write_bytes(b"else")
+    file.write_bytes(b"else")
     with pytest.raises(InputError, match="SHA-256"):
         loaded()
+
+
+def test_on_another_target_it_answers_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    from fakes import Triage
+
+    path = compiled_with(tmp_path / "runs", calibrations=["none", "matrix"]).write(tmp_path / "x.compiled.yaml")
+    for identity, warnings in (("fake", 0), ("other", 1)):
+        target = fake_target(FakeEngine(likelihood=mistaken, identity=identity))
+        loaded: Any = cuecard.load(path, program=Triage(), target=target)
+        rows = tickets(12, 5)
+        assert [loaded(ticket=row.ticket).queue for row in rows] == [row.queue for row in rows]
+        told = [record.getMessage() for record in caplog.records if "the matrix of the output" in record.getMessage()]
+        assert len(told) == warnings
+    assert "'queue' was fitted on another target (identity fake) than fake (identity other)" in told[0]
+
+
+def test_the_budget_pays_for_it(tmp_path: Path) -> None:
+    for limit, told in ((150, {"calls": 42, "rows": 24, "formats": 1}), (40, False)):
+        compiled = compiled_with(tmp_path / str(limit), calibrations=["none", "matrix"], budget=limit)
+        run = json.loads(compiled.compilation.folder.run.read_text())
+        assert run["search"]["matrix"] == told and run.get("left_out", []) == ([] if told else ["matrix"])
+        assert not told or run["spent"]["metric_calls"] <= limit
 
 
 SPEC = """\

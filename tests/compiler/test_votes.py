@@ -29,7 +29,7 @@ class Unsure(WordLearner):
 
 def compiled(runs: Path, **changes: Any) -> cuecard.Compiled:
     search = {"demos": 4, "instructions": 1, "formats": ["completion"], "readouts": ["text"], "nearest": 0, "votes": 9}
-    options = {"trainset": tickets(24, 1), "devset": tickets(48, 2), "budget": {"metric_calls": 150}}
+    options = {"trainset": tickets(24, 1), "devset": tickets(48, 2), "budget": {"metric_calls": 250}}
     return compile_tickets(runs, Unsure().engine(), **{**options, "search": search, **changes})
 
 
@@ -43,7 +43,8 @@ def test_votes_are_tried_and_kept_where_they_are_better(tmp_path: Path) -> None:
     assert lines[-1]["score"] > max(line["score"] for line in lines[:-1])
     assert any("the one of 9 that most agree with" in line for line in summary(compilation))
     told = json.loads(compilation.folder.run.read_text())
-    assert told["search"]["votes"] is True
+    assert told["search"]["votes"] is True and "left_out" not in told
+    assert told["spent"]["metric_calls"] <= 250
 
 
 def test_the_compiled_program_votes(tmp_path: Path) -> None:
@@ -57,10 +58,11 @@ def test_the_compiled_program_votes(tmp_path: Path) -> None:
 
 
 def test_they_are_not_tried_where_the_budget_has_no_room(tmp_path: Path) -> None:
-    found = compiled(tmp_path, budget={"metric_calls": 150, "model_calls": 300})
-    told = json.loads(found.compilation.folder.run.read_text())
-    assert told["search"]["votes"] is False
-    assert found.compilation.candidate.states["route"].readout.votes is None
+    for place, budget in enumerate(({"metric_calls": 250, "model_calls": 300}, {"metric_calls": 100})):
+        found = compiled(tmp_path / str(place), budget=budget)
+        told = json.loads(found.compilation.folder.run.read_text())
+        assert told["search"]["votes"] is False and told["left_out"] == ["votes"]
+        assert found.compilation.candidate.states["route"].readout.votes is None
 
 
 def test_a_program_that_chooses_has_nothing_to_vote_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

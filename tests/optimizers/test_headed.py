@@ -12,10 +12,14 @@ from fakes import LABELS, FakeEvaluator, examples
 import cuecard
 from cuecard.models.hidden import Features
 from cuecard.optimizers.base import Budget, Candidate, FieldFeatures, Trial
+from cuecard.optimizers.challenges import readings, sampled, ways_after
 from cuecard.optimizers.headed import FORMATS, headed
+from cuecard.optimizers.pacing import Way, afforded, kept_back
 from cuecard.optimizers.search import Search, SearchResult
 from cuecard.optimizers.space import Space
-from cuecard.programs.state import NearestDemos, PredictorState
+from cuecard.programs.heads import loaded
+from cuecard.programs.schema import SearchSpec
+from cuecard.programs.state import NearestDemos, PredictorState, ReadOut
 
 ROUTE = cuecard.signature("text -> queue: Literal['billing', 'technical', 'account'], why: str")
 DEMO = {"text": "t", "queue": "billing"}
@@ -67,8 +71,16 @@ def test_the_format_is_the_one_whose_states_tell_most(best: str) -> None:
     assert (state.demos, state.nearest, state.instructions) == ((), None, "Route.")
     assert state.readout.kind == "head" and list(state.readout.heads) == ["queue"]
     head = state.readout.heads["queue"]
-    assert (head.weights, head.layer, head.pooling) == ("t.route.queue.head.safetensors", 2, "mean")
+    assert (head.layer, head.pooling) == (2, "mean")
+    assert head.weights == f"t.route.queue.{head.sha256[:12]}.head.safetensors"
     assert fits["route"]["queue"].accuracy > 0.9 and fits["route"]["queue"].head.labels == LABELS
+
+
+def test_a_head_says_on_which_target_it_was_fitted() -> None:
+    given = Candidate({"route": FOUND})
+    candidate, fits = headed(evaluator(Asked()), given, ROWS, stem="t", target="5b0c")
+    assert fits["route"]["queue"].head.target == "5b0c"
+    assert loaded(candidate.states["route"].readout.heads["queue"]) == fits["route"]["queue"].head
 
 
 def test_only_outputs_with_labels_are_asked_for() -> None:
@@ -94,6 +106,83 @@ def test_one_predictor_may_have_a_head_and_another_none() -> None:
     given = Candidate({"write": FOUND, "route": FOUND})
     candidate, fits = headed(evaluator(Asked(), signatures), given, ROWS, stem="t")
     assert candidate.states["write"] == FOUND and list(fits) == ["route"]
+
+
+# ---- what it takes
+
+
+def ways(train: Sequence[Any] = ROWS, candidate: Candidate | None = None, **search: Any) -> dict[str, list[Way]]:
+    return ways_after(evaluator(Asked()), SearchSpec(**search), train, ROWS[:10], 2, candidate)
+
+
+def test_a_prompt_is_read_for_each_label_output_of_a_row_that_holds_what_it_needs() -> None:
+    assert readings(evaluator(Asked()), ROWS) == 30
+    assert readings(evaluator(Asked()), examples(30, why=str)) == 0, "no gold labels"
+    assert readings(evaluator(Asked()), examples(30, queue=lambda n: "billing" if n < 7 else None)) == 7
+    two = cuecard.signature("text, level -> queue: Literal['billing', 'technical', 'account'], urgent: bool")
+    rows = examples(6, queue=lambda n: "billing", urgent=lambda n: True, level=lambda n: "high" if n else None)
+    assert readings(evaluator(Asked(), {"route": two}), rows) == 10
+
+
+def test_nothing_is_tried_that_is_not_asked_for() -> None:
+    assert ways() == {} and ways(readouts=("text", "choice"), calibrations=("none", "bias")) == {}
+
+
+def test_a_head_takes_a_call_for_each_row_and_format_and_those_of_dev() -> None:
+    assert ways(readouts=("head",)) == {"head": [Way(40, 30, 1), Way(70, 30, 2)]}
+    many = ways(examples(200, queue=lambda n: LABELS[n % 3]), readouts=("head",))["head"]
+    assert [(way.rows, way.formats) for way in many] == [(64, 1), (128, 1), (200, 1), (200, 2)]
+    assert [way.calls for way in many] == [74, 138, 210, 410]
+    assert ways(examples(30, why=str), readouts=("head",)) == {}, "nothing to learn from"
+
+
+def test_a_matrix_takes_the_rows_that_no_demo_shows_where_a_label_is_chosen() -> None:
+    shown = {"text": "row 3", "queue": "billing"}
+    choice = Candidate({"route": PredictorState(readout=ReadOut(kind="choice"), demos=(shown,))})
+    assert ways(calibrations=("none", "matrix")) == {"matrix": [Way(40, 30)]}
+    assert ways(candidate=choice, calibrations=("none", "matrix")) == {"matrix": [Way(39, 29)]}
+    assert ways(candidate=Candidate({"route": FOUND}), calibrations=("none", "matrix")) == {}
+
+
+def test_votes_take_the_rows_of_dev_where_anything_is_generated() -> None:
+    assert ways(votes=5) == ways(candidate=Candidate({"route": FOUND}), votes=5) == {"votes": [Way(10)]}
+    labels = {"route": cuecard.signature("text -> queue: Literal['billing', 'technical']")}
+    choice = Candidate({"route": PredictorState(readout=ReadOut(kind="choice"))})
+    assert ways_after(evaluator(Asked(), labels), SearchSpec(votes=5), ROWS, ROWS[:10], 2, choice) == {}
+
+
+def test_near_demos_can_grow_by_the_rows_of_dev_and_nothing_is_kept_back_for_it() -> None:
+    near = PredictorState(nearest=NearestDemos(count=1, pool=({"text": "row 0", "queue": "billing"},)))
+    assert "refit" not in ways(candidate=Candidate({"route": FOUND}))
+    labels = {"route": cuecard.signature("text -> queue: Literal['billing', 'technical', 'account']")}
+    found = ways_after(evaluator(Asked(), labels), SearchSpec(), ROWS, ROWS[:10], 2, Candidate({"route": near}))
+    assert found == {"refit": [Way(10)]}
+    assert ways_after(evaluator(Asked(), labels), SearchSpec(), ROWS, ROWS[:10], 2) == {}
+
+
+@pytest.mark.parametrize(
+    ("room", "expected", "kept"),
+    [
+        (1000, {"head": Way(70, 30, 2), "votes": Way(10)}, 80),
+        (160, {"head": Way(70, 30, 2), "votes": Way(10)}, 80),
+        (79, {"head": Way(70, 30, 2), "votes": None}, 10),
+        (50, {"head": Way(40, 30, 1), "votes": Way(10)}, 10),
+        (39, {"head": None, "votes": Way(10)}, 10),
+        (9, {"head": None, "votes": None}, 0),
+    ],
+)
+def test_the_best_that_there_is_room_for_is_tried(room: int, expected: dict[str, Any], kept: int) -> None:
+    """Half of the room at most is kept back for it: in 79 calls that is 39, which only votes would fit in."""
+    asked = ways(readouts=("head",), votes=5)
+    assert afforded(asked, room) == expected
+    assert kept_back(asked, room) == kept
+
+
+def test_rows_are_drawn_in_their_order_and_all_of_them_are_all() -> None:
+    drawn = sampled(ROWS, 7, 0)
+    assert len(drawn) == 7 and [row.id for row in drawn] == sorted({row.id for row in drawn})
+    assert sampled(ROWS, 7, 0) == drawn != sampled(ROWS, 7, 1)
+    assert sampled(ROWS, 30, 0) == list(ROWS) == sampled(ROWS, 99, 0)
 
 
 # ---- against what the search has chosen

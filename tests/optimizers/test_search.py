@@ -91,6 +91,7 @@ class Run:
         strategy: Any = None,
         over: Space | None = None,
         search: dict[str, Any] | None = None,
+        kept: int = 0,
         **evaluator: Any,
     ) -> None:
         self.evaluator = FakeEvaluator({"p": ROUTE}, score, **evaluator)
@@ -107,6 +108,7 @@ class Run:
             **search or {},
         )
         zero = made.baseline(BASELINE)
+        made.pacer.kept = kept
         self.strategy = strategy(over, zero.score) if strategy else Listed(points)
         self.result: SearchResult = made.run(zero, self.strategy)
 
@@ -392,6 +394,26 @@ def test_metric_calls_end_the_search_within_one_trial() -> None:
         )
         assert run.result.stopped_by == "metric_calls"
         assert limit <= run.evaluator.spent < limit + 64
+
+
+@pytest.mark.parametrize("width", [1, 4])
+@pytest.mark.parametrize("limit", [200, 333, 500])
+def test_metric_calls_that_are_kept_back_are_left(limit: int, width: int) -> None:
+    run = Run(
+        graded(base=0.5, **{f"c{n}": 0.5 for n in range(40)}),
+        [point(n) for n in range(40)],
+        budget=Budget(metric_calls=limit),
+        kept=70,
+        **racing(width),
+    )
+    assert run.result.stopped_by == "metric_calls" and len(run.trials) > 1
+    assert limit - 70 - 64 < run.evaluator.spent <= limit - 70
+
+
+def test_nothing_is_tried_where_all_that_is_left_is_kept_back() -> None:
+    run = Run(graded(base=0.5, c1=1.0), [point(1)], budget=Budget(metric_calls=140), kept=70)
+    assert run.result.stopped_by == "metric_calls" and run.strategy.proposed == 0
+    assert run.evaluator.spent == 64
 
 
 @pytest.mark.parametrize("trials", [1, 2, 7])

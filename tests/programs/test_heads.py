@@ -5,17 +5,21 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from fakes import FakeEngine
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
 from cuecard.errors import InputError
-from cuecard.programs.heads import Head, head_file, parse_head, read_head
+from cuecard.programs.heads import Head, check_target, choice_of, head_file, parse_head, read_head
+from cuecard.programs.schema import Target
+from cuecard.programs.state import ReadOut
 
 NAME = "p.route.queue.head.safetensors"
 
@@ -60,6 +64,7 @@ def test_equal_logits_go_to_the_first_label() -> None:
 def test_heads_are_equal_when_their_files_are() -> None:
     assert head() == head() and hash(head()) == hash(head())
     assert head() != head(layer=4)
+    assert head() != head(target="tiny")
     assert head() != head(bias=np.ones(2, dtype=np.float32))
     one = head()
     assert copy.deepcopy({"head": one})["head"] is one
@@ -169,6 +174,7 @@ def file_of(changes: dict[str, Any], told: dict[str, Any] | None = None, **metad
         (file_of({}, {"labels": []}), "its labels are ()"),
         (file_of({}, {"labels": 7}), "not a head"),
         (file_of({}, {"pooling": "max"}), "its pooling is 'max'"),
+        (file_of({}, {"target": 7}), "its target is 7"),
         (file_of({}, {"layer": None}), "its layer is None"),
         (file_of({}, {"layer": True}), "its layer is True"),
         (file_of({}, {"layer": None, "pooling": "scores"}), "it takes 4 scores for 2 labels"),
@@ -194,7 +200,58 @@ def test_damaged_files_are_input_errors(data: st.DataObject) -> None:
     assert again.weights.shape == (2, 4) and len(again.labels) == 2
 
 
-def test_a_file_is_named_after_its_predictor_and_field() -> None:
-    assert head_file("triage", "route.predict", "queue") == "triage.route.predict.queue.head.safetensors"
-    assert head_file("triage", "parts[0]", "queue") == "triage.parts_0_.queue.head.safetensors"
-    assert head_file("t", "../up", "x/y") == "t..._up.x_y.head.safetensors"
+def test_a_file_is_named_after_its_predictor_and_field_and_content() -> None:
+    one = head()
+    ending = f"{one.sha256[:12]}.head.safetensors"
+    assert head_file("triage", "route.predict", "queue", one) == f"triage.route.predict.queue.{ending}"
+    assert head_file("triage", "parts[0]", "queue", one) == f"triage.parts_0_.queue.{ending}"
+    assert head_file("t", "../up", "x/y", one) == f"t..._up.x_y.{ending}"
+    assert head_file("t", "route", "queue", one) != head_file("t", "route", "queue", head(layer=4))
+    assert head_file("t", "route", "queue", one) == head_file("t", "route", "queue", head())
+
+
+# ---- on another target
+
+
+def readout(one: Head) -> ReadOut:
+    kind: Any = "choice" if one.pooling == "scores" else "head"
+    return ReadOut(kind=kind, heads={"queue": choice_of(one, NAME)})
+
+
+def matrix(target: str | None = None) -> Head:
+    return head(width=2, layer=None, pooling="scores", target=target)
+
+
+def test_the_target_is_kept_and_its_absence_as_well() -> None:
+    assert parse_head(head(target="5b0c").content, "p").target == "5b0c"
+    assert parse_head(head().content, "p").target is None
+    assert b"target" not in head().content
+
+
+def test_a_head_is_refused_on_another_target_and_says_on_which_it_was_fitted() -> None:
+    check_target([readout(head(target="fake")), readout(head()), ReadOut()], FakeEngine())
+    with pytest.raises(InputError) as caught:
+        check_target([readout(head(target="5b0c"))], FakeEngine(), path="x.compiled.yaml")
+    told = str(caught.value)
+    assert told.startswith("x.compiled.yaml: the head of the output 'queue' does not go with fake (identity fake)")
+    assert "expected the target that it was fitted on: identity 5b0c" in told
+    assert "compile the program for this one" in told and "compiled.prompt_only" in told
+
+
+def test_a_head_that_does_not_say_goes_by_the_compiled_program() -> None:
+    made_for = Target(identity="5b0c", name="tiny", dtype="float32", device="cpu")
+    with pytest.raises(InputError, match="fitted on: tiny, float32, cpu, identity 5b0c"):
+        check_target([readout(head())], FakeEngine(), made_for)
+    check_target([readout(head(target="fake"))], FakeEngine(), made_for)
+    check_target([readout(head())], FakeEngine(), Target(identity="fake"))
+
+
+def test_a_matrix_is_warned_of_once_for_each_target(caplog: pytest.LogCaptureFixture) -> None:
+    given = [readout(matrix("5b0c"))]
+    with caplog.at_level(logging.WARNING, "cuecard"):
+        check_target(given, FakeEngine(identity="5b0c"))
+        assert not caplog.records
+        for engine in (FakeEngine(), FakeEngine(), FakeEngine(identity="third")):
+            check_target(given, engine)
+    assert len(caplog.records) == 2
+    assert "the matrix of the output 'queue' was fitted on another target (identity 5b0c)" in caplog.text

@@ -1,0 +1,133 @@
+"""What is tried on top of what a search found, each as one more candidate that has to win on dev.
+
+Dev rows among the demos that are chosen at call time (`refit.py`), votes (`voted.py`), and heads and matrices, which
+are no prompts (`headed.py`). What it takes to fit and try one counts for the budget like a search's runs of the
+program: a prompt that is read for its hidden states is a metric call, though it is cheaper than a run of the program.
+Where the budget has no room for all train rows in all formats, fewer are taken.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from ..programs.schema import SearchSpec
+from ..programs.state import FormatChoice
+from ..seeds import derive_seed
+from .base import Candidate, Evaluator, Row
+from .headed import fresh_rows, headed, label_outputs, with_matrices
+from .heads import Fitted
+from .pacing import Way, blocks
+from .refit import with_rows
+from .search import Search, SearchResult
+from .voted import with_votes
+
+FEWEST_ROWS = 64  # that a head or matrix is fitted on where there are more and the budget is short
+
+
+def ways_after(
+    evaluator: Evaluator,
+    wanted: SearchSpec,
+    train: Sequence[Row],
+    dev: Sequence[Row],
+    formats: int,
+    candidate: Candidate | None = None,
+    *,
+    seed: int = 0,
+) -> dict[str, list[Way]]:
+    """The ways to try things on top of what a search finds, the best last, and nothing of what can't be tried.
+
+    Of what `wanted` names: the `head`, fitted on more and more rows, and then in more formats; the `matrix`; the
+    `votes`. And the `refit`, for which no search keeps calls back: it takes what is left.
+
+    dev: the rows that each is tried on; candidate: what was found, where that is known already.
+    """
+    ways: dict[str, list[Way]] = {}
+    if "head" in wanted.readouts and readings(evaluator, train):
+        sizes = [
+            *((rows, 1) for rows in blocks(len(train), FEWEST_ROWS)),
+            *((len(train), n) for n in range(2, formats + 1)),
+        ]
+        read = {rows: readings(evaluator, sampled(train, rows, seed)) for rows, _ in sizes}
+        ways["head"] = [Way(len(dev) + read[rows] * count, rows, count) for rows, count in sizes]
+    if "matrix" in wanted.calibrations:
+        fresh = len(train if candidate is None else fresh_rows(candidate, train))
+        if fresh and any(label_outputs(evaluator)):
+            ways["matrix"] = [Way(len(dev) + rows, rows) for rows in blocks(fresh, FEWEST_ROWS)]
+    if wanted.votes and (candidate is None or with_votes(evaluator, candidate, wanted.votes) is not None):
+        ways["votes"] = [Way(len(dev))]
+    if wanted.refit and candidate is not None and with_rows(evaluator, candidate, dev) is not None:
+        ways["refit"] = [Way(len(dev))]
+    return ways
+
+
+def readings(evaluator: Evaluator, rows: Sequence[Row]) -> int:
+    """How many prompts are read to fit all heads in one format: one for each label output of a row that holds its gold
+    value and its predictor's inputs.
+    """
+    held = [{**row.inputs, **row.labels} for row in rows]
+    count = 0
+    for name, field in label_outputs(evaluator):
+        needed = [evaluator.columns(name).get(each, "") for each in (*evaluator.signatures[name].input_fields, field)]
+        count += sum(all(row.get(column) is not None for column in needed) for row in held)
+    return count
+
+
+def sampled(rows: Sequence[Row], count: int, seed: int) -> list[Row]:
+    """So many of the rows, drawn at random, in their order."""
+    drawn = random.Random(derive_seed(seed, "fitted")).sample(range(len(rows)), min(count, len(rows)))
+    return [rows[place] for place in sorted(drawn)]
+
+
+def challenged(
+    search: Search,
+    result: SearchResult,
+    rows: Sequence[Row],
+    ways: Mapping[str, Way | None],
+    *,
+    votes: int | None,
+    formats: Sequence[FormatChoice],
+    stem: str,
+    target: str,
+    seed: int,
+) -> SearchResult:
+    """The result with what `ways` names tried on top of what was chosen: the `refit`, `votes`, then the `matrix`, then
+    the `head`, both fitted on some of `rows`. stem, target: see `headed`.
+
+    Matrix and head are tried only where the user asks for them: such a program runs on this model alone, and is no
+    prompt to read or to take elsewhere.
+    """
+    evaluator = search.evaluator
+    if ways.get("refit"):
+        grown = with_rows(evaluator, result.chosen.candidate, search.dev)
+        result = result if grown is None else search.challenge(result, grown, {"refit": True}, prompts=True)
+    if votes and ways.get("votes"):
+        voting = with_votes(evaluator, result.chosen.candidate, votes)
+        result = result if voting is None else search.challenge(result, voting, {"votes": votes}, prompts=True)
+    found = result.chosen.candidate
+    if way := ways.get("matrix"):
+        fresh = sampled(fresh_rows(found, rows), way.rows, seed)
+        candidate, fits = with_matrices(evaluator, found, fresh, stem=stem, target=target, seed=seed)
+        result = search.challenge(result, candidate, told_of(fits)) if fits else result
+    if way := ways.get("head"):
+        some, tried = sampled(rows, way.rows, seed), formats[: way.formats]
+        candidate, fits = headed(evaluator, found, some, stem=stem, target=target, formats=tried, seed=seed)
+        result = search.challenge(result, candidate, told_of(fits)) if fits else result
+        result = replace(result, read=way.calls - len(search.dev))
+    return result
+
+
+def told_of(fits: Mapping[str, Mapping[str, Fitted]]) -> dict[str, dict[str, Any]]:
+    """What a trial's line tells of heads and matrices, by predictor, field and kind."""
+    told: dict[str, dict[str, Any]] = {}
+    for name, fields in fits.items():
+        for field, fit in fields.items():
+            numbers = {"accuracy": round(fit.accuracy, 4), "loss": round(fit.loss, 4)}
+            common = {"strength": fit.strength, **numbers}
+            if fit.head.layer is None:
+                told[f"{name}.{field}.matrix"] = common
+            else:
+                told[f"{name}.{field}.head"] = {"layer": fit.head.layer, "pooling": fit.head.pooling, **common}
+    return told
