@@ -93,8 +93,13 @@ def one(name: str, options: argparse.Namespace, runs: Path, console: Console) ->
         f"{without_a_model(train, test, task):.2f}" if task.label else "",
         str(result.ledger["calls"]),
         f"{seconds:.0f}",
-        f"{state.format}, {len(state.demos)} demos, {state.readout.kind} ({calibration})",
+        f"{state.format}, {_demos(state)}, {state.readout.kind} ({calibration})",
     )
+
+
+def _demos(state: Any) -> str:
+    near = f"the {state.nearest.count} nearest of {len(state.nearest.pool)}" if state.nearest else ""
+    return " and ".join(part for part in (f"{len(state.demos)} demos" if state.demos or not near else "", near) if part)
 
 
 def _interval(score: Any) -> str:

