@@ -22,8 +22,8 @@ from .task import Task
 
 def dev_scores(task: Task, result: SearchResult, spec: Spec | None = None) -> Baseline:
     """The chosen program's score of every example of dev. `spec`: the compiled one, where it is there already."""
-    key_of = {row.id: key for row, key in zip(task.dev, row_keys(task.program, task.dev), strict=True)}
-    rows = {key_of[row.id]: found for row, found in zip(result.dev, result.chosen.measurements, strict=True)}
+    key_of = {id(row): key for row, key in zip(task.dev, row_keys(task.program, task.dev), strict=True)}
+    rows = {key_of[id(row)]: found for row, found in zip(result.dev, result.chosen.measurements, strict=True)}
     digest = program_digest(spec) if spec is not None else ""
     return Baseline(task.metric.name, rows, digest, task.target.description.identity, source_digest(task.metric))
 
@@ -39,7 +39,8 @@ def row_keys(program: dspy.Module, rows: Sequence[Row]) -> list[str]:
 
 def scores_path(compiled: Path) -> Path:
     """Where the scores of a compiled program lie: `NAME.compiled.scores.json` beside `NAME.compiled.yaml`."""
-    return compiled.with_suffix(".scores.json")
+    stem = compiled.stem if compiled.suffix.lower() in (".yaml", ".yml") else compiled.name
+    return compiled.with_name(f"{stem}.scores.json")
 
 
 def scores_of(compiled: Path, spec: Spec) -> Baseline | None:

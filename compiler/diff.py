@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
+from pydantic_core import to_jsonable_python
+
 from ..errors import InputError
 from ..metrics import Measurement, Metric, interval, paired_test, smallest_detectable_difference
 from ..metrics.statistics import PairedResult, Score, holm, paired_deviation
@@ -228,7 +230,11 @@ def flip_dict(flip: Flip) -> dict[str, Any]:
     """A flip as JSON holds it."""
     plain: dict[str, Any] = {"row": flip.key, "before": flip.before, "after": flip.after}
     if flip.inputs is not None:
-        plain["inputs"] = dict(flip.inputs)
+        plain["inputs"] = _jsonable(dict(flip.inputs))
     if flip.answers is not None:
-        plain["answers"] = {"before": flip.answers[0], "after": flip.answers[1]}
+        plain["answers"] = {"before": _jsonable(flip.answers[0]), "after": _jsonable(flip.answers[1])}
     return plain
+
+
+def _jsonable(value: Any) -> Any:
+    return to_jsonable_python(value, bytes_mode="base64", fallback=str)

@@ -35,7 +35,7 @@ from .task import Task
 from .task_space import DEMO_SETS, NEAREST_POOL, make_space, proposals_for
 
 MEASURED = 16  # rows of dev that are timed
-WRITERS = ("copro", "mipro", "gepa")  # strategies that ask the model for instructions
+WRITERS = ("copro", "mipro", "gepa", "simba")  # strategies that ask the model for instructions
 
 
 @dataclass(frozen=True)
@@ -206,7 +206,7 @@ def _planned(task: Task, dry: DryEvaluator, engine: JournaledEngine) -> CompileP
         runs=runs,
         candidates=candidates,
         limited_by=limited_by,
-        seconds=_seconds(task, dry, runs, costs["seconds"]),
+        seconds=_seconds(task, dry, runs, _after(task, search), costs["seconds"]),
     )
 
 
@@ -289,11 +289,18 @@ def _as_written(pace: Pace) -> dict[str, float]:
     return {"model_calls": pace.model_calls, "tokens": tokens, "seconds": pace.seconds}
 
 
-def _seconds(task: Task, dry: DryEvaluator, runs: int, each: float) -> dict[str, float]:
+def _after(task: Task, search: Search) -> int:
+    """The most program runs of what is tried after the search, as far as they are known: see `challenges.py`."""
+    near = task.search.refit and any(part.nearest_counts[-1] for part in search.space.predictors)
+    return search.pacer.kept + (len(task.dev) if near else 0)
+
+
+def _seconds(task: Task, dry: DryEvaluator, runs: int, after: int, each: float) -> dict[str, float]:
     found = {
         "baseline": dry.pace.seconds * len(task.dev),
         "demos": dry.pace.seconds * (dry.spent - len(task.dev)),
         "search": each * runs,
+        "after": each * after,
         "test": (dry.pace.seconds + each) * len(task.test),
     }
     return {name: round(seconds, 3) for name, seconds in {**found, "total": sum(found.values())}.items()}

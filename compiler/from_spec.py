@@ -262,8 +262,8 @@ def with_model(spec: Spec, target: Target | str | None, dtype: str | None, weigh
     """The spec with the model, the dtype and the kind of weights that were given in place of its own. A folder or file
     as a whole path.
     """
-    if not isinstance(target, str) and dtype is None and weights is None:
-        return spec
+    if isinstance(target, Target) or (target is None and dtype is None and weights is None):
+        return spec  # an opened target is what it is
     given: dict[str, Any] = _given(spec.model) if spec.model else {"id": DEFAULT_MODEL}
     if isinstance(target, str) and is_address(target):
         served = spec_server(spec, target)

@@ -154,7 +154,10 @@ def _ways_after(
 ) -> dict[str, list[Way]]:
     """How votes, matrices and heads can be tried, see `ways_after`: heads first, where there is no room for all."""
     formats = len(_head_formats(task, engine))
-    return ways_after(search.evaluator, task.search, task.train, task.dev, formats, candidate, seed=task.seed)
+    written = candidate_of(task.program)
+    return ways_after(
+        search.evaluator, task.search, task.train, task.dev, formats, candidate, written=written, seed=task.seed
+    )
 
 
 def keep_back(task: Task, search: Search, engine: JournaledEngine) -> None:
@@ -171,9 +174,10 @@ def _affordable(
     known: what an earlier life of the run has decided, where it came that far: the clock may have had a say in it.
     """
     ways = _ways_after(task, search, engine, result.chosen.candidate)
-    for name, times in (("refit", 1), ("votes", task.search.votes or 1)):
-        if name in ways and not search.affords(result.chosen, times):
-            ways[name] = []
+    voting = "votes" in ways and search.affords(result.chosen, task.search.votes or 1)
+    ways |= {} if voting or "votes" not in ways else {"votes": []}
+    if "refit" in ways and not search.affords(result.chosen, 1 + ((task.search.votes or 1) if voting else 0)):
+        ways["refit"] = []
     return {name: way if known.get(name, True) else None for name, way in afforded(ways, _room(task, search)).items()}
 
 
@@ -224,7 +228,7 @@ def _elsewhere(
             train=task.train,
             dev=search.order,
             baseline=zero.candidate,
-            budget=_without_kept(task.budget, search.pacer.kept),
+            budget=_without_kept(task.budget, search.pacer.kept and search.pacer.kept + len(task.dev)),
             seed=task.seed,
             log=log,
             until=decisions.until,
@@ -235,8 +239,10 @@ def _elsewhere(
 
 
 def _without_kept(budget: Budget, kept: int) -> Budget:
-    """The budget of an optimizer that knows nothing of what is kept back."""
-    return budget if budget.metric_calls is None else replace(budget, metric_calls=budget.metric_calls - kept)
+    """The budget of an optimizer that knows nothing of what is kept back, nor of the run on dev that settles it."""
+    if budget.metric_calls is None or not kept:
+        return budget
+    return replace(budget, metric_calls=max(0, budget.metric_calls - kept))
 
 
 def check_heads(task: Task, engine: JournaledEngine) -> None:

@@ -99,10 +99,17 @@ def program_side(name: str, spec: Spec) -> Side:
 
 def _with_scores(side: Side, path: Path, spec: Spec) -> Side:
     """The side of a program with the scores that its compile left beside it."""
-    found = scores_of(path, spec)
+    try:
+        found = scores_of(path, spec)
+    except InputError as error:
+        return replace(side, notes=(f"its scores by example can't be read: {error}",))
     if found is None:
         strange = spec.compiled is not None and scores_path(path).is_file()
-        return replace(side, notes=(f"{scores_path(path)} holds the scores of another program",)) if strange else side
+        return (
+            replace(side, notes=(f"{scores_path(path)} holds the scores of another program or target",))
+            if strange
+            else side
+        )
     known = replace(side, metric=found.metric, rows=found.rows, metric_digest=found.metric_digest)
     if not spec.steps or spec.data is None:
         return known

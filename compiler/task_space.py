@@ -129,9 +129,9 @@ def nearest_counts(
         return (0,)
     counts = demo_counts(low, high, len(pool))
     mean = mean_tokens(pool, engine)
-    fitting = [count for count in counts if count == low or count * mean <= NEAREST_TOKENS]
+    fitting = [count for count in counts if count == counts[0] or count * mean <= NEAREST_TOKENS]
     fewest = FEWEST_NEAREST if fitting[-1] >= FEWEST_NEAREST else 1
-    return tuple(count for count in fitting if count == low or count >= fewest)
+    return tuple(count for count in fitting if count == counts[0] or count >= fewest)
 
 
 def mean_tokens(pool: Sequence[Demo], engine: JournaledEngine) -> float:

@@ -76,7 +76,7 @@ def target(
 def check_server_options(device: str | None, dtype: str | None, weights: str | None = None) -> None:
     """Raise `InputError` for what a model held in process is told, and a server has decided itself."""
     for name, given in (("device", device), ("dtype", dtype), ("weights", weights)):
-        if given not in (None, "auto"):
+        if given not in (None, "auto") and (name, given) != ("weights", FULL):
             raise InputError(f"found the {name} {given!r} for a model server", hint=f"The server has its own {name}.")
 
 

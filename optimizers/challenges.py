@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from ..programs.schema import SearchSpec
@@ -20,7 +21,7 @@ from .base import Candidate, Evaluator, Row
 from .headed import fresh_rows, headed, label_outputs, with_matrices
 from .heads import Fitted
 from .pacing import Way, blocks
-from .refit import with_rows
+from .refit import shown_itself, with_rows
 from .search import Search, SearchResult
 from .voted import with_votes
 
@@ -35,6 +36,7 @@ def ways_after(
     formats: int,
     candidate: Candidate | None = None,
     *,
+    written: Candidate | None = None,
     seed: int = 0,
 ) -> dict[str, list[Way]]:
     """The ways to try things on top of what a search finds, the best last, and nothing of what can't be tried.
@@ -42,7 +44,8 @@ def ways_after(
     Of what `wanted` names: the `head`, fitted on more and more rows, and then in more formats; the `matrix`; the
     `votes`. And the `refit`, for which no search keeps calls back: it takes what is left.
 
-    dev: the rows that each is tried on; candidate: what was found, where that is known already.
+    dev: the rows that each is tried on; candidate: what was found, where that is known already; written: the program as
+    written.
     """
     ways: dict[str, list[Way]] = {}
     if "head" in wanted.readouts and readings(evaluator, train):
@@ -58,7 +61,7 @@ def ways_after(
             ways["matrix"] = [Way(len(dev) + rows, rows) for rows in blocks(fresh, FEWEST_ROWS)]
     if wanted.votes and (candidate is None or with_votes(evaluator, candidate, wanted.votes) is not None):
         ways["votes"] = [Way(len(dev))]
-    if wanted.refit and candidate is not None and with_rows(evaluator, candidate, dev) is not None:
+    if wanted.refit and candidate is not None and with_rows(evaluator, candidate, dev, written) is not None:
         ways["refit"] = [Way(len(dev))]
     return ways
 
@@ -101,8 +104,10 @@ def challenged(
     """
     evaluator = search.evaluator
     if ways.get("refit"):
-        grown = with_rows(evaluator, result.chosen.candidate, search.dev)
-        result = result if grown is None else search.challenge(result, grown, {"refit": True}, prompts=True)
+        grown = with_rows(evaluator, result.chosen.candidate, search.dev, result.baseline.candidate)
+        if grown is not None:
+            unfair = partial(shown_itself, evaluator, grown)
+            result = search.challenge(result, grown, {"refit": True}, prompts=True, unfair=unfair)
     if votes and ways.get("votes"):
         voting = with_votes(evaluator, result.chosen.candidate, votes)
         result = result if voting is None else search.challenge(result, voting, {"votes": votes}, prompts=True)

@@ -2,26 +2,31 @@
 
 Dev is held back while candidates are compared. Once one is chosen, its labelled rows are examples like those of train,
 and the nearest of twice as many are nearer (as scikit-learn's searches fit the winner again on all rows). On dev the
-new candidate is still measured fairly: a row is never among the demos of its own call (`Neighbours.nearest`), so that
-its score there is that of leaving one out.
+new candidate is still measured fairly where a predictor is given the program's own inputs: a row is never among the
+demos of its own call (`Neighbours.nearest`), so that its score there is that of leaving one out. A predictor that is
+given what another has made, or inputs that the program has changed, could be shown a row's own gold values: the one is
+left as it is, the other is seen from the calls (`shown_itself`), and the candidate is dropped.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .base import Candidate, Evaluator, Row
+from .base import Candidate, Evaluator, Outcome, Row
 from .demos import gold_values
 
 
-def with_rows(evaluator: Evaluator, candidate: Candidate, rows: Sequence[Row]) -> Candidate | None:
+def with_rows(
+    evaluator: Evaluator, candidate: Candidate, rows: Sequence[Row], written: Candidate | None = None
+) -> Candidate | None:
     """`candidate` with the labelled `rows` in the pools of its near demos; None where that changes nothing.
 
-    A predictor's pool grows where the rows have gold values for all of its fields, and no other demo has these inputs.
+    A predictor's pool grows where the rows have gold values for all of its fields, and no other demo has these inputs;
+    those of the program as `written` stay as they are.
     """
     states = {}
     for name, state in candidate.states.items():
-        if state.nearest is None:
+        if state.nearest is None or (written is not None and written.states[name].nearest == state.nearest):
             continue
         signature = evaluator.signatures[name]
         inputs = tuple(signature.input_fields)
@@ -30,6 +35,9 @@ def with_rows(evaluator: Evaluator, candidate: Candidate, rows: Sequence[Row]) -
         for row in rows:
             demo = gold_values(row, signature, evaluator.columns(name))
             given = [demo.get(field) for field in inputs]
+            columns = evaluator.columns(name)
+            if any(columns.get(field, "") not in row.inputs for field in inputs):
+                continue  # what another predictor has made
             if len(demo) == len(signature.fields) and given not in known:
                 known.append(given)
                 more.append(demo)
@@ -37,3 +45,23 @@ def with_rows(evaluator: Evaluator, candidate: Candidate, rows: Sequence[Row]) -
             grown = state.nearest.model_copy(update={"pool": (*state.nearest.pool, *more)})
             states[name] = state.model_copy(update={"nearest": grown})
     return Candidate({**candidate.states, **states}) if states else None
+
+
+def shown_itself(evaluator: Evaluator, grown: Candidate, outcomes: Sequence[Outcome]) -> str | None:
+    """Why a row may have been among the demos of its own call; None where it was not.
+
+    A row is kept from its own call by its inputs, so the calls must have been given the rows' inputs as they are.
+    """
+    for name, state in grown.states.items():
+        if state.nearest is None:
+            continue
+        columns = evaluator.columns(name)
+        for outcome in outcomes:
+            own = {
+                field: outcome.row.inputs.get(columns.get(field, ""))
+                for field in evaluator.signatures[name].input_fields
+            }
+            for step in outcome.steps:
+                if step.predictor == name and {field: step.inputs.get(field) for field in own} != own:
+                    return f"{name} is given other inputs than a row has, and could be shown the row's own answer"
+    return None

@@ -165,15 +165,31 @@ class Search:
         return self.pacer.affords(trial.number, times)
 
     def challenge(
-        self, result: SearchResult, candidate: Candidate, params: Mapping[str, Any], *, prompts: bool = False
+        self,
+        result: SearchResult,
+        candidate: Candidate,
+        params: Mapping[str, Any],
+        *,
+        prompts: bool = False,
+        unfair: Callable[[Sequence[Outcome]], str | None] = lambda outcomes: None,
     ) -> SearchResult:
-        """The result when one more candidate, made without a look at dev, runs on all of dev against the chosen one.
+        """The result when one more candidate, made of the chosen one, runs on all of dev against it.
 
         Its test against the baseline counts as one of all that were: the search's, and the challenges' (Bonferroni).
-        prompts: whether the candidate is prompts alone.
+        prompts: whether the candidate is prompts alone, which the rule then has to allow; unfair: why its outcomes on
+        dev can't be trusted, if they can't.
         """
         metric, number = self.evaluator.metric, result.trials
-        trial = self._ran(number, params, candidate, self.evaluator.run(candidate, self.order))
+        tokens = self._tokens(candidate)
+        if prompts and not self.rule.allows(tokens):
+            return result
+        outcomes = self.evaluator.run(candidate, self.order)
+        trial = self._ran(number, params, candidate, outcomes)
+        if trial.status == "complete" and (reason := unfair(outcomes)):
+            trial = replace(trial, status="failed", reason=reason)
+        if trial.status == "complete":
+            point = Point(number, trial.score or 0.0, round(tokens, 1))
+            result = replace(result, front=front([*result.front, point]))
         self._challenges += 1
         result = replace(result, trials=number + 1)
         if not prompts:

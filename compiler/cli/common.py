@@ -90,7 +90,8 @@ def open_target(
     theirs = spec.compiled.target if spec.compiled else None
     if theirs is not None and theirs.identity != ours.identity:
         parts = (*spec.steps.values(), *(spec.predictors or {}).values())
-        check_target([part.readout for part in parts if part.readout], target.engine, theirs, spec.path)
+        heads = [part.readout for part in parts if part.readout and part.readout.kind == "head"]
+        check_target(heads, target.engine, theirs, spec.path)
         made_for = ", ".join(part for part in (theirs.name, theirs.dtype, theirs.device) if part)
         warn(f"the program was compiled for another target ({made_for}); this is {target_text(target)}")
     return target

@@ -157,5 +157,5 @@ def _costs(task: Task, plan: CompilePlan) -> Iterator[str]:
         limit = plan.limited_by.replace("_", " ")
         about = f", about {counted(plan.candidates, 'candidate')}" if plan.candidates else ""
         yield f"the budget ({limit}) leaves the search about {counted(plan.runs, 'metric call')}{about}"
-    parts = [f"{name} {clock_text(seconds[name])}" for name in ("baseline", "demos", "search", "test")]
+    parts = [f"{name} {clock_text(seconds[name])}" for name in ("baseline", "demos", "search", "after", "test")]
     yield f"expected time: {clock_text(seconds['total'])} ({', '.join(parts)}), if no rule ends it before"

@@ -48,6 +48,7 @@ Examples:
 Exit codes: 0 all passed, 1 a test failed, 2 the input was wrong, 3 a test could not be run.
 """
 
+HELD = ("--device", "--dtype", "--weights")  # how a model is held
 STYLES = {"pass": "green", "fail": "red", "error": "magenta", "skip": "yellow"}
 WORDS: dict[Status, str] = {
     "pass": "passed",
@@ -133,6 +134,7 @@ def test(
     from ..testing.results import target_text
 
     sources = {"--rescore": rescore, "--replay": replay, "--record": record, "--model": model}
+    sources |= {"--device": device, "--dtype": dtype, "--weights": weights}
     _check_options(sources, record_outputs)
     places = {"junit": junit, "markdown": markdown, "html": html, "jsonl": jsonl}
     for kind, place in places.items():
@@ -173,9 +175,13 @@ def _check_options(sources: dict[str, Any], record_outputs: Path | None) -> None
     if len(given) > 1:
         raise InputError(f"found {given[1]} beside {given[0]}", expected="one of them")
     if sources["--rescore"] is not None:
-        beside = "--record-outputs" if record_outputs is not None else "--model" if sources["--model"] else None
+        told = {"--record-outputs": record_outputs, **{name: sources[name] for name in ("--model", *HELD)}}
+        beside = next((name for name, value in told.items() if value is not None), None)
         if beside is not None:
             raise InputError(f"found {beside} beside --rescore", hint="Recorded outputs are judged without a model.")
+    beside = next((name for name in HELD if sources[name] is not None), None)
+    if sources["--replay"] is not None and beside is not None:
+        raise InputError(f"found {beside} beside --replay", hint="What was recorded is answered without a model.")
     check_folder_of(record_outputs, "--record-outputs")
 
 

@@ -93,7 +93,7 @@ def test_unused_columns_and_nodes_are_warnings(capsys: pytest.CaptureFixture[str
         (
             {"optimize": "optimize: {optimizer: joit}"},
             "triage.yaml:8: optimize.optimizer: unknown optimizer 'joit'; expected one of joint, random, labeled_few_shot, "
-            "bootstrap_few_shot, bootstrap_random, knn_few_shot, copro, mipro, gepa, or dspy.NAME "
+            "bootstrap_few_shot, bootstrap_random, knn_few_shot, copro, mipro, gepa, simba, or dspy.NAME "
             "(did you mean 'joint'?)",
         ),
         (

@@ -136,6 +136,8 @@ def test_recorded_calls_are_replayed(asked: FakeEngine, capsys: pytest.CaptureFi
     [
         (["--rescore", "a.jsonl", "--replay", "b"], "found --replay beside --rescore; expected one of them"),
         (["--rescore", "a.jsonl", "--model", "x"], "found --model beside --rescore"),
+        (["--rescore", "a.jsonl", "--weights", "int8"], "found --weights beside --rescore"),
+        (["--replay", "b", "--dtype", "float32"], "found --dtype beside --replay"),
         (["--rescore", "a.jsonl", "--record-outputs", "b.jsonl"], "found --record-outputs beside --rescore"),
         (["--rescore", "a.jsonl"], "a.jsonl: no such file"),
         (["--record-outputs", "no/b.jsonl"], "no/b.jsonl: --record-outputs: there is no folder 'no'"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from cuecard.compiler.ab import run_judged
 from cuecard.compiler.baseline import Baseline, write_baseline
-from cuecard.compiler.diff import compare, compare_rows
+from cuecard.compiler.diff import Flip, compare, compare_rows, flip_dict
 from cuecard.compiler.difference import first_difference, nearest_text, pairs, word_parts
 from cuecard.compiler.evaluate import Answered
 from cuecard.compiler.examples import Example
@@ -192,6 +193,22 @@ def test_compiled_programs_are_paired_by_the_scores_beside_them(tmp_path: Path) 
     assert turned.better[0].inputs is not None or turned.worse[0].inputs is not None
 
 
+def test_scores_that_can_not_be_read_are_noted(tmp_path: Path) -> None:
+    path = tmp_path / "a.compiled.yaml"
+    engine = WordLearner(bias={"billing": 2.0}).engine()
+    compile_spec(write_spec(tmp_path), target=fake_target(engine), budget=Budget(metric_calls=40),
+                 runs=tmp_path / "runs", output=path)  # fmt: skip
+    (tmp_path / "a.compiled.scores.json").write_text("{")
+    side = read_side(path)
+    assert not side.rows and side.predictors
+    assert "can't be read" in side.notes[0] and "a.compiled.scores.json" in side.notes[0]
+
+
+def test_inputs_of_any_type_can_be_printed_as_json() -> None:
+    flip = Flip("a", 0.0, 1.0, {"on": date(2026, 1, 2), "raw": b"x"}, ({"at": date(2026, 1, 3)}, None))
+    assert json.loads(json.dumps(flip_dict(flip)))["inputs"] == {"on": "2026-01-02", "raw": "eA=="}
+
+
 def test_scores_of_another_program_are_not_those_of_this_one(tmp_path: Path) -> None:
     path = tmp_path / "a.compiled.yaml"
     compile_spec(write_spec(tmp_path), target=fake_target(WordLearner(bias={"billing": 2.0}).engine()), budget=Budget(metric_calls=40),
@@ -200,7 +217,7 @@ def test_scores_of_another_program_are_not_those_of_this_one(tmp_path: Path) -> 
     path.write_text(path.read_text().replace("instructions: ", "instructions: Please. ", 1))
     side = read_side(path)
     assert not side.rows
-    assert side.notes == (f"{tmp_path / 'a.compiled.scores.json'} holds the scores of another program",)
+    assert side.notes == (f"{tmp_path / 'a.compiled.scores.json'} holds the scores of another program or target",)
 
 
 def test_rows_of_runs_are_paired_only_where_both_had_the_same_data(tmp_path: Path) -> None:

@@ -145,13 +145,13 @@ def test_what_the_budget_allows(budget: Budget, limit: str, tmp_path: Path) -> N
     assert plan.runs // 24 <= plan.candidates <= plan.runs, "twelve rows of dev each, and twelve to calibrate on"
     assert len(plan.first) <= 12
     assert bool(plan.first) == (plan.runs > 0)
-    parts = ("baseline", "demos", "search", "test")
+    parts = ("baseline", "demos", "search", "after", "test")
     assert plan.seconds["total"] == pytest.approx(sum(plan.seconds[part] for part in parts), abs=0.01)
 
 
 @pytest.mark.parametrize(
     ("optimizer", "exact"),
-    [("random", True), ("copro", False), ("gepa", False), ("mipro", False), ("knn_few_shot", True)],
+    [("random", True), ("copro", False), ("gepa", False), ("simba", False), ("mipro", False), ("knn_few_shot", True)],
 )
 def test_other_strategies(optimizer: str, exact: bool, tmp_path: Path) -> None:
     engine = learner()

@@ -77,7 +77,7 @@ def test_killed_anywhere_and_gone_on_with(share: float, alone: Any, tmp_path: Pa
     assert engine.batches == whole.batches[kill_at:], "nothing is asked twice, and in the same batches"
 
 
-@pytest.mark.parametrize("optimizer", ["copro", "gepa", "random"])
+@pytest.mark.parametrize("optimizer", ["copro", "gepa", "simba", "random"])
 def test_a_search_that_runs_out_of_points_runs_out_again(optimizer: str, tmp_path: Path) -> None:
     """Draws that come to fewer points than asked for, or to none, ask the model and run rows all the same."""
 

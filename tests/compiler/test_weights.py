@@ -42,6 +42,14 @@ def test_the_weights_stand_in_the_compiled_program() -> None:
     assert with_model(load_spec(spec("http://a")), None, None, "int8").model == ModelSpec(server="http://a")
 
 
+def test_a_server_has_its_own_weights_which_the_defaults_name_is_no_word_against() -> None:
+    read = load_spec(spec("http://127.0.0.1:9"))
+    with pytest.raises(InputError, match="found the weights 'int8' for a model server"):
+        spec_target(read, weights="int8")
+    with pytest.raises(Exception, match="127.0.0.1:9"):  # it is asked, and not there
+        spec_target(read, weights="full")
+
+
 def test_what_a_spec_can_not_say_is_told_with_its_line() -> None:
     with pytest.raises(InputError, match=r"model\.weights: found 'int6'"):
         load_spec(spec("{id: small, weights: int6}"))

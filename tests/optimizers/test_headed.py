@@ -13,6 +13,7 @@ import cuecard
 from cuecard.models.hidden import Features
 from cuecard.optimizers.base import Budget, Candidate, FieldFeatures, Trial
 from cuecard.optimizers.challenges import readings, sampled, ways_after
+from cuecard.optimizers.front import FrontRule
 from cuecard.optimizers.headed import FORMATS, headed
 from cuecard.optimizers.pacing import Way, afforded, kept_back
 from cuecard.optimizers.search import Search, SearchResult
@@ -188,7 +189,9 @@ def test_rows_are_drawn_in_their_order_and_all_of_them_are_all() -> None:
 # ---- against what the search has chosen
 
 
-def challenged(score: Any, chosen: float = 0.5) -> tuple[SearchResult, list[Trial]]:
+def challenged(
+    score: Any, chosen: float = 0.5, rule: FrontRule | None = None, **about: Any
+) -> tuple[SearchResult, list[Trial]]:
     """What becomes of a candidate with `score(row)`, a number or a failure, against a baseline of 0 and a prompt that
     gets the first `chosen` of 40 rows right.
     """
@@ -202,14 +205,23 @@ def challenged(score: Any, chosen: float = 0.5) -> tuple[SearchResult, list[Tria
         return float(candidate is prompt and row.id < 40 * chosen)
 
     dev = examples(40)
-    search = Search(FakeEvaluator({"route": ROUTE}, scored), Space(()), dev, (), Budget(trials=2), 0, told.append)
+    search = Search(
+        FakeEvaluator({"route": ROUTE}, scored),
+        Space(()),
+        dev,
+        (),
+        Budget(trials=2),
+        0,
+        told.append,
+        rule=rule or FrontRule(),
+    )
     baseline = search.baseline(zero)
     best = baseline
     if chosen:
         outcomes = search.evaluator.run(prompt, search.order)
         best = Trial(1, {}, prompt, "complete", 40, chosen, chosen, measurements=tuple(o.measurement for o in outcomes))  # type: ignore[misc]
     result = SearchResult(baseline, best, None, bool(chosen), 2, "trials")
-    return search.challenge(result, head, {"route.queue.head": {}}), told
+    return search.challenge(result, head, {"route.queue.head": {}}, **about), told
 
 
 def test_a_head_that_is_better_is_chosen_and_the_prompt_is_kept() -> None:
@@ -235,3 +247,20 @@ def test_a_head_whose_call_fails_is_a_failed_trial() -> None:
     result, told = challenged(lambda row: "no room" if row.id == 7 else 1.0)
     assert (told[-1].status, told[-1].reason, told[-1].estimate) == ("failed", "no room", None)
     assert result.chosen is result.prompt_only and not told[-1].best
+
+
+def test_one_whose_outcomes_can_not_be_trusted_is_a_failed_trial() -> None:
+    result, told = challenged(lambda row: 1.0, prompts=True, unfair=lambda outcomes: f"{len(outcomes)} saw themselves")
+    assert (told[-1].status, told[-1].reason) == ("failed", "40 saw themselves")
+    assert result.chosen.number == 1 and not result.front
+
+
+def test_one_that_ran_on_all_of_dev_is_a_point_of_the_front() -> None:
+    result, _ = challenged(lambda row: float(row.id < 30), prompts=True)
+    assert [(point.trial, point.score) for point in result.front] == [(2, 0.75)]
+
+
+def test_one_with_longer_prompts_than_the_rule_allows_is_not_tried() -> None:
+    rule = FrontRule(at_most_tokens=-1.0)
+    result, told = challenged(lambda row: 1.0, rule=rule, prompts=True)
+    assert (result.chosen.number, result.trials, told[1:]) == (1, 2, [])
