@@ -48,6 +48,7 @@ OPTIMIZERS: Mapping[str, tuple[str | dict[str, Any], float]] = {
     "dspy.MIPROv2": ({"name": "dspy.MIPROv2", "auto": "light"}, 1.0),
     "dspy.GEPA": ({"name": "dspy.GEPA", "auto": "light"}, 1.0),
     "dspy.SIMBA": ("dspy.SIMBA", 1.0),
+    "simba": ("simba", 1.0),
     "joint / 4": ("joint", 0.25),
     "joint": ("joint", 1.0),
 }

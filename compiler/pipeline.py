@@ -132,7 +132,9 @@ def _run(
             baseline, evaluator, task.train, lm, trials, task.budget, task.options, task.description
         )
         with decisions.listening():
-            result = _searched(task, folder, search, zero, context)
+            result, lost = _searched(task, folder, search, zero, context)
+        if lost:
+            told["strategy"] = {"dropped": lost}
     tried = _affordable(task, search, result, engine, decisions.known)
     told |= {name: asdict(way) if way and way.rows else bool(way) for name, way in tried.items()}
     stopped_by = decisions.ended(result.trials, result.stopped_by, told)
@@ -196,15 +198,19 @@ def _proposer(task: Task, folder: RunFolder, clock: Clock) -> JournaledEngine | 
     return JournaledEngine(task.proposer.engine, folder.path / "proposer.jsonl", clock)
 
 
-def _searched(task: Task, folder: RunFolder, search: Search, zero: Trial, context: StrategyContext) -> SearchResult:
-    """The search, with Optuna's study in the run's folder. Raises `RunError` when that can't be written."""
+def _searched(
+    task: Task, folder: RunFolder, search: Search, zero: Trial, context: StrategyContext
+) -> tuple[SearchResult, dict[str, int]]:
+    """The search, with Optuna's study in the run's folder, and what the model wrote for it that was of no use: reason
+    -> how many. Raises `RunError` when the study can't be written.
+    """
     from optuna.exceptions import StorageInternalError
     from sqlalchemy.exc import SQLAlchemyError
 
     factory = strategy_named(task.optimizer)
     try:
         strategy = factory(search.space, seed=task.seed, baseline=zero.score, storage=folder.study_url, context=context)
-        return search.run(zero, strategy)
+        return search.run(zero, strategy), dict(sorted(getattr(strategy, "dropped", {}).items()))
     except (StorageInternalError, SQLAlchemyError) as error:
         reason = str(error.__cause__ or error).partition("\n")[0]
         raise RunError(

@@ -196,7 +196,9 @@ class Strategy(Protocol):
     """What chooses the next point. One instance serves one search; it draws only from its own seeded generator."""
 
     def propose(self) -> Proposal | None:
-        """The next point, or None when there is nothing left to try. Several points may be out at once."""
+        """The next point, or None when there is nothing left to try, or nothing before the points that are out are
+        known. Several points may be out at once.
+        """
 
     def observe(self, proposal: Proposal, value: float, best: bool) -> None:
         """How the point fared: its estimated score on all of dev, and whether it is the best so far."""

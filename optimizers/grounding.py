@@ -127,17 +127,17 @@ def fitting(ground: Ground, shown: Evidence, bridge: EngineBridge | None, room: 
 def _prompt(ground: Ground, shown: Evidence) -> str:
     """What the model is asked, in paragraphs; those without content are left out."""
     signature = ground.signature
-    attempts = [f"Score {attempt.score:.2f}: {_cut(attempt.instruction, TEXT)}" for attempt in shown.attempts]
+    attempts = [f"Score {attempt.score:.2f}: {cut(attempt.instruction, TEXT)}" for attempt in shown.attempts]
     want = "an improved instruction that would have got them right" if shown.parent else "a new, better instruction"
     parts = [
         "Your task: write the instruction for one step of a program that asks a language model.",
-        f"What the program is for: {_cut(ground.description, TEXT)}" if ground.description.strip() else "",
-        _steps(ground),
-        _fields(signature),
-        f"The instruction now: {_cut(shown.parent or signature.instructions, TEXT)}",
-        _block("Examples of what is wanted:", [_values(signature, row) for row in shown.rows], "\n\n"),
-        _block("Instructions that were tried, the best one last:", attempts, "\n"),
-        _block("Examples that went wrong:", [_missed(signature, miss) for miss in shown.misses], "\n\n"),
+        f"What the program is for: {cut(ground.description, TEXT)}" if ground.description.strip() else "",
+        steps_text(ground),
+        fields_text(signature),
+        f"The instruction now: {cut(shown.parent or signature.instructions, TEXT)}",
+        block("Examples of what is wanted:", [values_text(signature, row) for row in shown.rows], "\n\n"),
+        block("Instructions that were tried, the best one last:", attempts, "\n"),
+        block("Examples that went wrong:", [missed(signature, miss) for miss in shown.misses], "\n\n"),
         f"Write {want} for this step. {shown.tip}".strip(),
         "It must hold for all inputs: do not repeat the examples or their answers. "
         f"Put it between {OPEN} and {CLOSE}, and write nothing else.",
@@ -145,43 +145,47 @@ def _prompt(ground: Ground, shown: Evidence) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def _steps(ground: Ground) -> str:
+def steps_text(ground: Ground) -> str:
+    """The steps of the program, and which of them is meant."""
     if len(ground.signatures) < 2:
         return ""
     lines = []
     for name, signature in ground.signatures.items():
         mark = " (the one to write for)" if name == ground.step else ""
         lines.append(f"- {name}: {', '.join(signature.input_fields)} -> {', '.join(signature.output_fields)}{mark}")
-    return _block("The steps of the program:", lines, "\n")
+    return block("The steps of the program:", lines, "\n")
 
 
-def _fields(signature: Signature) -> str:
+def fields_text(signature: Signature) -> str:
+    """A step's inputs and outputs, a line each."""
     named = labels(signature)
     lines = []
     for name in signature.fields:
         side = "input" if name in signature.input_fields else "output"
         known = requirement(signature, name)
-        lines.append(f"- {named[name]} ({side}){f': {_cut(known, TEXT)}' if known else ''}")
-    return _block("The fields of the step:", lines, "\n")
+        lines.append(f"- {named[name]} ({side}){f': {cut(known, TEXT)}' if known else ''}")
+    return block("The fields of the step:", lines, "\n")
 
 
-def _values(signature: Signature, values: Mapping[str, Any], mark: str = "") -> str:
+def values_text(signature: Signature, values: Mapping[str, Any], mark: str = "") -> str:
+    """Values of fields, a line each."""
     named = labels(signature)
     return "\n".join(
-        f"{named[name]}{mark}: {_cut(_shown(signature, name, values[name]), VALUE)}"
+        f"{named[name]}{mark}: {cut(_shown(signature, name, values[name]), VALUE)}"
         for name in signature.fields
         if values.get(name) is not None
     )
 
 
-def _missed(signature: Signature, miss: Miss) -> str:
+def missed(signature: Signature, miss: Miss) -> str:
+    """How one call went wrong, in words."""
     inputs = {name: value for name, value in miss.inputs.items() if name in signature.input_fields}
     outputs = {name: value for name, value in (miss.output or {}).items() if name in signature.output_fields}
     parts = [
-        _values(signature, inputs),
-        _values(signature, outputs, " given") or "The answer could not be read.",
-        _values(signature, miss.gold, " wanted"),
-        f"Feedback: {_cut(miss.error, VALUE)}" if miss.error else "",
+        values_text(signature, inputs),
+        values_text(signature, outputs, " given") or "The answer could not be read.",
+        values_text(signature, miss.gold, " wanted"),
+        f"Feedback: {cut(miss.error, VALUE)}" if miss.error else "",
     ]
     return "\n".join(part for part in parts if part)
 
@@ -194,14 +198,16 @@ def _shown(signature: Signature, name: str, value: Any) -> str:
 
 
 def _plain(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name}: {_cut(str(value), VALUE)}" for name, value in values.items()) or "nothing"
+    return ", ".join(f"{name}: {cut(str(value), VALUE)}" for name, value in values.items()) or "nothing"
 
 
-def _block(title: str, items: Sequence[str], between: str) -> str:
+def block(title: str, items: Sequence[str], between: str) -> str:
+    """A titled paragraph of the items that say something; empty where none does."""
     kept = [item for item in items if item]
     return f"{title}\n{between.join(kept)}" if kept else ""
 
 
-def _cut(text: str, limit: int) -> str:
+def cut(text: str, limit: int) -> str:
+    """A text, its end left out beyond `limit` characters."""
     text = text.strip()
     return text if len(text) <= limit else f"{text[:limit].rstrip()} ..."

@@ -20,6 +20,7 @@ from .context import StrategyContext
 from .foreign import is_foreign, teleprompter_named
 from .reflective import copro, gepa
 from .sampled import OptunaStrategy, random_sampler, tpe_sampler
+from .simba import simba
 from .space import Space
 from .strategies import bootstrap_few_shot, bootstrap_random, knn_few_shot, labeled_few_shot, mipro
 
@@ -56,6 +57,7 @@ STRATEGIES: Mapping[str, StrategyFactory] = MappingProxyType(
         "copro": copro,
         "mipro": mipro,
         "gepa": gepa,
+        "simba": simba,
     }
 )
 

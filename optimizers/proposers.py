@@ -139,8 +139,8 @@ def _proposals(
     dropped: Counter[str] = Counter()
     kept: dict[str, str] = {}
     echoed = echoes("\n".join([*prompts, *TIPS]), [*known, ground.description])
-    for answer in _asked(lm, prompts, bridge, asking):
-        if isinstance(answer, _Failed):
+    for answer in asked(lm, prompts, bridge, asking):
+        if isinstance(answer, FailedCall):
             dropped[f"call failed: {answer.reason}"] += 1
             continue
         for text in read_proposals(answer):
@@ -155,7 +155,9 @@ def _proposals(
 
 
 @dataclass(frozen=True)
-class _Failed:
+class FailedCall:
+    """In place of an answer: why there is none."""
+
     reason: str
 
 
@@ -163,16 +165,16 @@ class _Failed:
 class _Answers:
     """What the threads of one batch write to."""
 
-    texts: list[str | _Failed]
+    texts: list[str | FailedCall]
     stopped: list[BaseException] = field(default_factory=list)
 
 
-def _asked(
+def asked(
     lm: LanguageModel, prompts: Sequence[str], bridge: EngineBridge | None, asking: Asking
-) -> list[str | _Failed]:
+) -> list[str | FailedCall]:
     """The model's answer to each prompt, in order. All wait together, so that an engine of ours sees one batch."""
     size = AT_ONCE if bridge else AT_ONCE_ELSEWHERE
-    found: list[str | _Failed] = []
+    found: list[str | FailedCall] = []
     for start in range(0, len(prompts), size):
         found += _batch(lm, prompts[start : start + size], bridge, asking)
     return found
@@ -180,8 +182,8 @@ def _asked(
 
 def _batch(
     lm: LanguageModel, prompts: Sequence[str], bridge: EngineBridge | None, asking: Asking
-) -> list[str | _Failed]:
-    answers = _Answers([_Failed("there was no answer")] * len(prompts))
+) -> list[str | FailedCall]:
+    answers = _Answers([FailedCall("there was no answer")] * len(prompts))
     ready = threading.Barrier(len(prompts))
 
     def work(place: int) -> None:
@@ -192,7 +194,7 @@ def _batch(
             try:
                 answers.texts[place] = _one(lm, prompts[place], bridge, asking)
             except Exception as error:
-                answers.texts[place] = _Failed(_told(error))
+                answers.texts[place] = FailedCall(_told(error))
             except BaseException as error:
                 answers.stopped.append(error)
 

@@ -402,7 +402,7 @@ def test_a_study_that_cannot_be_written_ends_the_run(tmp_path: Path) -> None:
 def test_a_run_may_stand_in_a_folder_of_any_name(name: str, tmp_path: Path) -> None:
     compiled = compile_tickets(tmp_path / name, budget=Budget(trials=2))
     found = sorted(path.name for path in compiled.compilation.folder.path.iterdir() if path.name != ".lock")
-    assert found == ["calls.jsonl", "run.json", "study.db", "trials.jsonl"]
+    assert found == ["calls.jsonl", "run.json", "scores.json", "study.db", "trials.jsonl"]
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 

@@ -422,6 +422,19 @@ class TestGepa(PromptOnly):
         assert {len(rows) for _, rows in evaluator.runs} == {8}
 
 
+class TestSimba(PromptOnly):
+    """What it makes of batches of train stands in `test_simba.py`."""
+
+    name = "simba"
+
+    def test_without_rows_it_tries_the_instructions_of_the_space(self) -> None:
+        points = self.drive(self.make(), 30)
+        assert [(params["a.instruction"], params["b.predict.instruction"]) for params in points] == [
+            (1, 0), (0, 1), (2, 0), (0, 2)
+        ]  # fmt: skip
+        assert {params["a.demos"] for params in points} == {0}
+
+
 def test_every_strategy_that_comes_with_cuecard_is_tested_here() -> None:
     def below(cls: type) -> set[type]:
         return {cls, *(each for sub in cls.__subclasses__() for each in below(sub))}
@@ -467,7 +480,7 @@ def test_a_package_adds_a_strategy_by_its_entry_point(monkeypatch: pytest.Monkey
 
     added(monkeypatch, lambda self: mine)
     assert strategy_named("mine") is mine
-    with pytest.raises(InputError, match="gepa, mine, or dspy.NAME"):
+    with pytest.raises(InputError, match="simba, mine, or dspy.NAME"):
         strategy_named("other")
 
 
