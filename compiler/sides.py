@@ -104,12 +104,9 @@ def _with_scores(side: Side, path: Path, spec: Spec) -> Side:
     except InputError as error:
         return replace(side, notes=(f"its scores by example can't be read: {error}",))
     if found is None:
-        strange = spec.compiled is not None and scores_path(path).is_file()
-        return (
-            replace(side, notes=(f"{scores_path(path)} holds the scores of another program or target",))
-            if strange
-            else side
-        )
+        if spec.compiled is None or not scores_path(path).is_file():
+            return side
+        return replace(side, notes=(f"{scores_path(path)} holds the scores of another program or target",))
     known = replace(side, metric=found.metric, rows=found.rows, metric_digest=found.metric_digest)
     if not spec.steps or spec.data is None:
         return known

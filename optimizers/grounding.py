@@ -130,11 +130,7 @@ def _prompt(ground: Ground, shown: Evidence) -> str:
     attempts = [f"Score {attempt.score:.2f}: {cut(attempt.instruction, TEXT)}" for attempt in shown.attempts]
     want = "an improved instruction that would have got them right" if shown.parent else "a new, better instruction"
     parts = [
-        "Your task: write the instruction for one step of a program that asks a language model.",
-        f"What the program is for: {cut(ground.description, TEXT)}" if ground.description.strip() else "",
-        steps_text(ground),
-        fields_text(signature),
-        f"The instruction now: {cut(shown.parent or signature.instructions, TEXT)}",
+        *opening(ground, "the instruction for one step", shown.parent or signature.instructions),
         block("Examples of what is wanted:", [values_text(signature, row) for row in shown.rows], "\n\n"),
         block("Instructions that were tried, the best one last:", attempts, "\n"),
         block("Examples that went wrong:", [missed(signature, miss) for miss in shown.misses], "\n\n"),
@@ -143,6 +139,17 @@ def _prompt(ground: Ground, shown: Evidence) -> str:
         f"Put it between {OPEN} and {CLOSE}, and write nothing else.",
     ]
     return "\n\n".join(part for part in parts if part)
+
+
+def opening(ground: Ground, what: str, now: str) -> list[str]:
+    """The paragraphs that say what is to be written, for which step, and the instruction that it has `now`."""
+    return [
+        f"Your task: write {what} of a program that asks a language model.",
+        f"What the program is for: {cut(ground.description, TEXT)}" if ground.description.strip() else "",
+        steps_text(ground),
+        fields_text(ground.signature),
+        f"The instruction now: {cut(now, TEXT)}",
+    ]
 
 
 def steps_text(ground: Ground) -> str:

@@ -28,16 +28,15 @@ def with_rows(
     for name, state in candidate.states.items():
         if state.nearest is None or (written is not None and written.states[name].nearest == state.nearest):
             continue
-        signature = evaluator.signatures[name]
+        signature, columns = evaluator.signatures[name], evaluator.columns(name)
         inputs = tuple(signature.input_fields)
         known = [[demo.get(field) for field in inputs] for demo in state.nearest.pool]
         more = []
         for row in rows:
-            demo = gold_values(row, signature, evaluator.columns(name))
-            given = [demo.get(field) for field in inputs]
-            columns = evaluator.columns(name)
             if any(columns.get(field, "") not in row.inputs for field in inputs):
                 continue  # what another predictor has made
+            demo = gold_values(row, signature, columns)
+            given = [demo.get(field) for field in inputs]
             if len(demo) == len(signature.fields) and given not in known:
                 known.append(given)
                 more.append(demo)

@@ -16,15 +16,12 @@ from .base import Outcome, Step
 from .grounding import (
     CLOSE,
     OPEN,
-    TEXT,
     Ground,
     Miss,
     block,
-    cut,
-    fields_text,
     missed,
     misses_of,
-    steps_text,
+    opening,
     values_text,
 )
 from .proposals import COPY, SURPLUS, Sieve, key, read_proposals
@@ -86,11 +83,7 @@ def rule_prompt(ground: Ground, change: Change, miss: Miss) -> str:
     again = "" if better is None or better.inputs == miss.inputs else f"{values_text(signature, better.inputs)}\n"
     well = "" if better is None else f"{again}{values_text(signature, better.outputs, ' given')}"
     parts = [
-        "Your task: write one rule for a step of a program that asks a language model.",
-        f"What the program is for: {cut(ground.description, TEXT)}" if ground.description.strip() else "",
-        steps_text(ground),
-        fields_text(signature),
-        f"The instruction now: {cut(now, TEXT)}",
+        *opening(ground, "one rule for a step", now),
         block(f"A run that went badly (score {change.bad.score:.2f}):", [missed(signature, miss)], ""),
         block(f"A run on the same example that went well (score {change.good.score:.2f}):", [well], ""),
         "Write a rule, in one or two sentences, with which the step would do better on inputs like these: what the "
