@@ -100,7 +100,7 @@ class Pacer:
 
     def first_costs(self, extra: float, baseline: Candidate, candidates: Sequence[Candidate]) -> dict[str, float]:
         """What each run of the first generation may cost, by what the baseline's did, with so many more for
-        calibrations and prompts as long as those of `candidates`. Seconds are not known.
+        calibrations and prompts as long as those of `candidates`. Seconds are not known: 0.
         """
         pace = dict(self.paces.get(0, EVEN))
         if self.budget.tokens is not None and candidates:
@@ -109,21 +109,54 @@ class Pacer:
         return {"metric_calls": 1.0 + extra, **{name: (1.0 + extra) * pace[name] for name in PACED}, "seconds": 0.0}
 
     def filler(self, costs: Mapping[str, float], baseline: Candidate, best: int) -> Callable[[Candidate], bool] | None:
-        """What is told the candidates of a generation one by one, and says when the tokens that are left have no room
-        for another one; None where there is no such limit. costs, best: see `width`.
+        """What is told the candidates of a generation one by one, and says when what is left has no room for another
+        one: of tokens, and of seconds where no generation has told yet what a run takes. None where neither limit is.
+        costs, best: see `width`.
         """
-        if self.budget.tokens is None:
-            return None
-        left = self._left(best, NOTHING)["tokens"]
+        asked: list[Callable[[Candidate], bool]] = []
+        left = self._left(best, NOTHING)
+        if self.budget.tokens is not None:
+            asked.append(self._tokens_filled(left["tokens"], costs["metric_calls"], baseline))
+        if self.budget.seconds is not None and not costs["seconds"]:
+            asked.append(self._seconds_filled(left["seconds"], costs["metric_calls"], baseline))
+        return (lambda candidate: any([full(candidate) for full in asked])) if asked else None
+
+    def _tokens_filled(self, left: float, runs: float, baseline: Candidate) -> Callable[[Candidate], bool]:
+        """By the tokens of a generation from which nobody is dropped for losing, so many `runs` for each of its own."""
         answer = self.paces[0]["tokens"] - self.weight(baseline)["tokens"]
         known: list[float] = []
 
         def full(candidate: Candidate) -> bool:
             known.append(max(1.0, answer + self.weight(candidate)["tokens"]))
             mean, more = sum(known) / len(known), len(known) + 1
-            return mean * costs["metric_calls"] * self.most_calls(more) > left
+            return mean * runs * self.most_calls(more) > left
 
         return full
+
+    def _seconds_filled(self, left: float, runs: float, baseline: Candidate) -> Callable[[Candidate], bool]:
+        """By the seconds of a generation's first block and of the rest of dev for one of its candidates: after the
+        block its own pace tells how many go on. A token takes as long as one of the baseline's did.
+        """
+        dev = len(self.dev)
+        row, shared = self._seconds_weight(baseline)
+        second = self.paces[0]["seconds"] * dev / (dev * row + shared)  # of a token
+        known: list[tuple[float, float]] = []
+
+        def full(candidate: Candidate) -> bool:
+            known.append(self._seconds_weight(candidate))
+            row, shared = (sum(each) / len(known) for each in zip(*known, strict=True))
+            more = len(known) + 1
+            first = min(dev, self.ends(more)[0])
+            return runs * second * (more * (first * row + shared) + (dev - first) * row) > left
+
+        return full
+
+    def _seconds_weight(self, candidate: Candidate) -> tuple[float, float]:
+        """The tokens that each of a candidate's runs takes time for, and those that all of them share."""
+        row, shared = self.weight(candidate)["seconds"], 0.0
+        with contextlib.suppress(CuecardError):  # see `weight`
+            shared = self.evaluator.prompt_tokens(candidate, self.dev[:WEIGHED]) - (row - ANSWER_TOKENS)
+        return row, max(0.0, shared)
 
     def costs(self, width: int, before: Mapping[str, float]) -> dict[str, float]:
         """What a generation took, by `LIMITS`, for each run that it would have made had nobody been dropped for losing.

@@ -284,7 +284,7 @@ class FakeEvaluator:
 
     features: what a head would read, (candidate, predictor, field, rows) -> features; none by default. own: a
     candidate's tokens that no row shares.
-    pace: seconds of a fake clock that each program run takes; `runs` keeps what was run: (candidate, row ids). A run is
+    pace: seconds of a fake clock that each program run takes, or what tells it of a candidate; `runs` keeps what was run: (candidate, row ids). A run is
     one model call, of as many prompt tokens as `prompt_tokens` says and `generated` more.
     """
 
@@ -299,12 +299,13 @@ class FakeEvaluator:
         columns: Mapping[str, Mapping[str, str]] | None = None,
         metric: Metric | None = None,
         own: Callable[[Candidate], float] = lambda candidate: 0.0,
-        pace: float = 1.0,
+        pace: float | Callable[[Candidate], float] = 1.0,
         generated: int = 0,
     ) -> None:
         self.own, self.generated, self.ledger = own, generated, Ledger()
         self.signatures, self.metric = dict(signatures), metric or Plain()
-        self._score, self._outcome, self._choices, self._columns, self._pace = score, outcome, choices, columns, pace
+        self._score, self._outcome, self._choices, self._columns = score, outcome, choices, columns
+        self._pace = pace if callable(pace) else lambda candidate: pace
         self._features = features
         self.spent, self.seconds = 0, 0.0
         self.runs: list[tuple[Candidate, list[int]]] = []
@@ -320,7 +321,7 @@ class FakeEvaluator:
     def run(self, candidate: Candidate, rows: Sequence[Any]) -> list[Outcome]:
         self.runs.append((candidate, [row.id for row in rows]))
         self.spent += len(rows)
-        self.seconds += self._pace * len(rows)
+        self.seconds += self._pace(candidate) * len(rows)
         self.ledger.calls += len(rows)
         self.ledger.prompt_tokens += int(self.prompt_tokens(candidate, rows)) * len(rows)
         self.ledger.generated_tokens += self.generated * len(rows)

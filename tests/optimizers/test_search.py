@@ -808,9 +808,51 @@ def test_the_clock_lets_fewer_go_on_and_what_it_decided_can_be_given() -> None:
 def test_one_goes_on_whatever_the_clock_says_while_the_baseline_stands() -> None:
     points, scores = [point(n) for n in (1, 2, 3, 4)], graded(base=0.2, c1=0.80, c2=0.83, c3=0.86, c4=0.89)
     told = Told()
-    run = Run(scores, points, rows=64, budget=Budget(seconds=64 + 64 + 1), **racing(4, planned=told))
+    slow = {"pace": lambda candidate: 1.0 if number_of(candidate) is None else 3.0}  # and nothing tells it beforehand
+    run = Run(scores, points, rows=64, budget=Budget(seconds=64 + 64 + 50), **slow, **racing(4, planned=told))
     assert told.generations[0] == [4, 1, 1]
     assert run.result.best.number == 3, "the best of the four on the first block"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "width"),
+    [(4 * 160 + 480, 4), (3 * 160 + 480, 3), (2 * 160 + 480 + 40, 2), (160 + 480, 1), (40, 1)],
+)
+def test_a_first_generation_of_long_prompts_is_as_narrow_as_the_seconds_ask_for(seconds: float, width: int) -> None:
+    """Of a row the baseline has 60 tokens and the candidates 600, ten seconds' worth: 160 in the first block of 16."""
+    points, scores = [point(n) for n in (1, 2, 3, 4)], graded(base=0.2, c1=0.80, c2=0.83, c3=0.86, c4=0.89)
+    told = Told()
+    own = {"own": lambda candidate: 0.0 if number_of(candidate) is None else 540.0}
+    own["pace"] = lambda candidate: 1.0 + own["own"](candidate) / 60
+    run = Run(scores, points, rows=64, budget=Budget(seconds=64 + seconds), **own, **racing(4, planned=told))
+    assert told.generations[0][0] == width
+    assert run.evaluator.seconds <= 64 + max(seconds, 640), "one at least runs to the end"
+
+
+def test_tokens_that_all_rows_share_count_once_for_each_candidate() -> None:
+    points, scores = [point(n) for n in (1, 2, 3, 4)], graded(base=0.2, c1=0.80, c2=0.83, c3=0.86, c4=0.89)
+    first = {}
+    for own in (0.0, 6000.0):  # tokens that are not a row's own
+
+        class Shared(FakeEvaluator):
+            def prompt_tokens(self, candidate: Candidate, rows: Sequence[Any], more: float = own) -> float:
+                return 0.0 if number_of(candidate) is None else more
+
+        evaluator = Shared({"p": ROUTE}, scores)
+        told = Told()
+        search = Search(
+            evaluator,
+            space(),
+            dev(64),
+            [],
+            Budget(seconds=64 + 64 + 100),
+            0,
+            lambda trial: None,
+            **racing(4, planned=told)["search"],
+        )
+        search.run(search.baseline(BASELINE), Listed(points))
+        first[own] = told.generations[0][0]
+    assert first == {0.0: 4, 6000.0: 1}, "a hundred seconds' worth each"
 
 
 def test_a_generation_that_nobody_could_finish_ended_early_and_does_again() -> None:
@@ -825,7 +867,8 @@ def test_a_candidate_whose_prompts_share_little_is_known_to_be_slow(tokens: floa
     points, scores = [point(n) for n in (1, 2, 3, 4)], graded(base=0.2, c1=0.80, c2=0.83, c3=0.86, c4=0.89)
     told = Told()
     own = {"own": lambda candidate: tokens * (number_of(candidate) == 3)}
-    Run(scores, points, rows=64, budget=Budget(seconds=64 + 64 + 100), **own, **racing(4, planned=told))
+    begun = racing(4, planned=told, schedule=[[4]])
+    Run(scores, points, rows=64, budget=Budget(seconds=64 + 64 + 100), **own, **begun)
     assert told.generations[0] == numbers
 
 
