@@ -2,16 +2,18 @@
 
     python benchmarks/compile_quality.py --data DIR [--tasks trec6 snips squad_xquad e2e_nlg] [--seconds 540] [--seed
     0]
+    python benchmarks/compile_quality.py --data DIR --tasks trec6 snips boolq bbh_navigate --readouts text head
 
 DIR holds one folder a task with train.jsonl, dev.jsonl and test.jsonl. Prints one row a task: baseline and compiled
 test score with 95 % intervals, model calls and seconds of the whole run (baseline, search and both test runs), and
 what was chosen. For labels it also prints a TF-IDF + logistic regression fitted on the same train rows, which needs
-no model.
+no model. A head is fitted after the search, on top of the seconds.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -51,10 +53,11 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=["trec6", "snips", "squad_xquad", "e2e_nlg"])
     parser.add_argument("--seconds", type=float, default=540.0)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--readouts", nargs="+", help="see search.readouts; default: all that need no head")
     parser.add_argument("--verbose", action="store_true", help="a line for every trial")
     parser.add_argument("--runs", type=Path, help="keep the run folders here")
     options = parser.parse_args()
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 160)
     table = Table("task", "metric", "baseline test", "compiled test", "no model", "model calls", "seconds", "chosen")
     runs = options.runs or Path(tempfile.mkdtemp(prefix="cuecard-quality-"))
     for name in options.tasks:
@@ -77,6 +80,7 @@ def one(name: str, options: argparse.Namespace, runs: Path, console: Console) ->
         target=cuecard.target("smollm2-135m"),
         budget={"seconds": options.seconds},
         seed=options.seed,
+        search={"readouts": options.readouts} if options.readouts else None,
         name=name,
         runs=runs,
         reporter=Lines(console, options.verbose),

@@ -73,7 +73,7 @@ def main() -> None:
     if options.quick:
         options.rows, options.calls = QUICK_ROWS, QUICK_CALLS
     tasks = options.tasks or (QUICK_TASKS if options.quick else TASKS)
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 160)
     if not options.table:
         if options.data is None:
             parser.error("--data is missing")

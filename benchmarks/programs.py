@@ -15,6 +15,7 @@ task's program of one step, compiled in the same way: more steps are no gain by 
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -117,7 +118,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs=3, default=(100, 80, 100), metavar=("TRAIN", "DEV", "TEST"))
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 160)
     table = Table(
         "program", "predictors", "metric", "before, test", "compiled, test", "p", "seconds", "one step, compiled"
     )

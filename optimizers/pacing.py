@@ -68,7 +68,8 @@ class Pacer:
     """The costs of one search. `dev`: the rows of the race; `later`: how many rows the baseline and the winner will
     each run on after it; `paces`: trial -> what a row cost, by `PACED`, in the cheapest block that it ran; `raced`:
     what all generations took together, and their `runs`; `fastest`: the seconds a run of the fastest of them; `kept`:
-    the metric calls that are kept back for after the search.
+    the metric calls that are kept back for after the search; `tried`: how many rows the winner will run on once more,
+    with demos from dev, whose other costs are kept back.
     """
 
     evaluator: Evaluator
@@ -80,6 +81,7 @@ class Pacer:
     raced: dict[str, float] = field(default_factory=dict)
     fastest: float = math.inf
     kept: int = 0
+    tried: int = 0
 
     @property
     def spent(self) -> dict[str, float]:
@@ -226,7 +228,9 @@ class Pacer:
         """
         pace = self.paces.get(number, self.paces[0])
         rows = times * len(self.dev) + (times - 1) * self.later
-        return all(rows * pace[name] <= rest for name, rest in self._left(number, NOTHING).items() if name in PACED)
+        kept = self.paces.get(number, NOTHING)
+        left = {name: rest for name, rest in self._left(number, NOTHING).items() if name in PACED}
+        return all(rows * pace[name] <= rest + self.tried * kept[name] for name, rest in left.items())
 
     def weight(self, candidate: Candidate) -> Mapping[str, float]:
         """What a run of a candidate costs, next to others: in seconds, by the tokens that no other row shares, and the
@@ -266,7 +270,8 @@ class Pacer:
 
     def _after(self, name: str, best: int, pace: Mapping[str, float]) -> float:
         """What comes after the search of one of `PACED`."""
-        return self.later * (self.paces[0][name] + max(pace[name], self.paces.get(best, NOTHING)[name]))
+        winners = max(pace[name], self.paces.get(best, NOTHING)[name])
+        return self.later * (self.paces[0][name] + winners) + self.tried * winners
 
 
 def fewest_left(best: int) -> int:

@@ -965,3 +965,17 @@ def test_what_a_program_costs_that_ran_elsewhere_is_told_by_the_baseline() -> No
     pacer = Pacer(run.evaluator, Budget(seconds=60.0), dev(16))
     pacer.paces[0] = dict.fromkeys(PACED, 1.0)
     assert pacer.affords(7, 2) and not pacer.affords(7, 5), "44 seconds are left, and 16 rows take 16"
+
+
+def test_seconds_are_kept_back_for_the_winner_once_more() -> None:
+    """The fake clock takes a second a run, and the winner is to run on the 16 rows of dev again."""
+    points, scores = [point(n) for n in range(1, 40)], graded(base=0.0, **{f"c{n}": n / 64 for n in range(1, 40)})
+    ended = {}
+    for tried in (0, 16):
+        evaluator = FakeEvaluator({"p": ROUTE}, scores)
+        made = Search(evaluator, space(), dev(16), [], Budget(seconds=100.0), 0, lambda trial: None, width=1)
+        made.pacer.tried = tried
+        result = made.run(made.baseline(BASELINE), Listed(points))
+        ended[tried] = evaluator.elapsed()
+        assert made.affords(result.best, 1) == bool(tried)
+    assert ended == {0: 96.0, 16: 80.0}
