@@ -17,6 +17,7 @@ from torch import Tensor
 NAME = "cuecard_tree"
 SCORES = 1 << 20  # scores that `dense` holds at once
 SHORT_RUN = 96  # tokens up to which a run's attention to itself is left to the fused kernel
+FEW_ROWS = 32  # of queries, up to which the fused kernel is the faster one
 
 
 class Plan(Protocol):
@@ -63,37 +64,47 @@ def partial(
 ) -> tuple[Tensor, Tensor]:
     """One part of an attention: the output and the log-sum-exp of its scores.
 
-    query [B, H, R, D], key and value [B, H, L, D], mask additive, broadcastable to [B, H, R, L]. Returns [B, H, R, D]
-    and float32 [B, H, R].
+    query [B, H, R, D], key and value [B, H, L, D], mask additive, broadcastable to [B, H, R, L]. Returns [B, H, R, D],
+    in float32 or the query's dtype, and float32 [B, H, R].
+
+    On a CPU in 16 bits, plain products again (see `dense`): the fused kernel takes two to four times as long for many
+    sequences of few queries.
     """
     if query.device.type == "cpu" and query.dtype in (torch.bfloat16, torch.float32):
-        out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            query, key, value, 0.0, causal, attn_mask=mask, scale=scale
-        )
-        return out, lse
+        few = query.shape[:3].numel() <= FEW_ROWS
+        if causal or few or query.dtype == torch.float32:
+            out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+                query, key, value, 0.0, causal, attn_mask=mask, scale=scale
+            )
+            return out, lse
     scores = torch.matmul(query * scale, key.transpose(-1, -2)).float()  # unscaled, they overflow float16
     if causal:
         rows = torch.arange(query.shape[-2], device=query.device)
         scores = scores.masked_fill(rows[:, None] < rows[None, :], float("-inf"))
     if mask is not None:
-        scores = scores + mask.float()
-    lse = torch.logsumexp(scores, dim=-1)
-    return torch.matmul(torch.exp(scores - lse[..., None]).to(value.dtype), value), lse
+        scores += mask
+    peak = scores.amax(dim=-1, keepdim=True)
+    weights = scores.sub_(peak).exp_()
+    total = weights.sum(dim=-1, keepdim=True)
+    output = torch.matmul(weights.to(value.dtype), value) / total
+    return output, (peak + total.log())[..., 0]
 
 
 def grouped(
     query: Tensor, key: Tensor, value: Tensor, scale: float, mask: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """`partial` without causality for grouped-query attention: query [B, H, R, D], key and value [B, Hkv, L, D].
+    """`partial` without causality for grouped-query attention: query [B, H, R, D], key and value [B, Hkv, L, D], mask
+    [B, 1, R or 1, L].
 
-    The heads that share a key head become rows of it, so keys are never repeated. The mask may not depend on R unless
-    R is 1.
+    The heads that share a key head become rows of it, so keys are never repeated.
     """
     batch, heads, rows, width = query.shape
     shared = key.shape[1]
     folded = query.reshape(batch, shared, heads // shared * rows, width)
+    if mask is not None and mask.shape[2] > 1:
+        mask = mask.repeat(1, 1, heads // shared, 1)
     out, lse = partial(folded, key, value, scale, mask)
-    return out.reshape(batch, heads, rows, width), lse.reshape(batch, heads, rows)
+    return out.reshape(batch, heads, rows, -1), lse.reshape(batch, heads, rows)
 
 
 def dense(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:

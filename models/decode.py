@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .attention import KeyValues, Merge, dense, grouped, partial
+from .attention import KeyValues, Merge, dense, grouped
 from .rows import Row
 from .tree import IntArray, TokenTree
 
@@ -139,15 +139,11 @@ class _Cache:
         if step.most == 1:
             out, lse = grouped(query[:, mine].transpose(0, 1)[:, :, None], keys, values, scale, step.mask)
             return out[:, :, 0].transpose(0, 1), lse[:, :, 0].transpose(0, 1)
-        heads, _, width = query.shape
-        count, shared = keys.shape[:2]
-        wide = query[:, step.padded].view(heads, count, step.most, width).transpose(0, 1)
-        group = heads // shared
-        mask = step.mask.repeat(1, 1, group, 1)  # the heads that share a key head become rows of it
-        folded = wide.reshape(count, shared, group * step.most, width)
-        out, lse = partial(folded, keys, values, scale, mask)
-        out = out.reshape(count, heads, step.most, -1).transpose(0, 1).reshape(heads, count * step.most, -1)
-        lse = lse.reshape(count, heads, step.most).transpose(0, 1).reshape(heads, -1)
+        heads, count = len(query), len(keys)
+        wide = query[:, step.padded].view(heads, count, step.most, -1).transpose(0, 1)
+        out, lse = grouped(wide, keys, values, scale, step.mask)
+        out = out.transpose(0, 1).reshape(heads, count * step.most, -1)
+        lse = lse.transpose(0, 1).reshape(heads, -1)
         return out[:, step.real], lse[:, step.real]
 
     def keep(self, new_place: dict[int, int]) -> _Cache | None:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .attention import KeyValues, Merge, causal, dense, partial, repeat_heads
+from .attention import KeyValues, Merge, causal, dense, grouped
 from .tree import Segment, TokenTree
 
 BLOCK = 128
@@ -49,33 +49,31 @@ class ChunkPlan:
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         """See `attention.Plan.attend`."""
-        heads = query.shape[0]
         keys, values = self.store.write(layer, self.start, key, value)
         merge = Merge(
             query.new_empty(query.shape, dtype=torch.float32), query.new_empty(query.shape[:2], dtype=torch.float32)
         )
-        wide_key, wide_value = repeat_heads(key[None], heads), repeat_heads(value[None], heads)
         for first, last in self.own:
             rows = slice(first, last)
             merge.output[:, rows], merge.lse[:, rows] = causal(query[:, rows], key[:, rows], value[:, rows], scale)
         for bucket in self.buckets:
-            self._attend_block(bucket, query, wide_key[0], wide_value[0], scale, merge)
+            self._attend_block(bucket, query, key, value, scale, merge)
         for low, high, first, last in self.above:
             merge.add(first, last, *dense(query[:, first:last], keys[:, low:high], values[:, low:high], scale))
         return merge.output.to(query.dtype)
 
     @staticmethod
     def _attend_block(bucket: Bucket, query: Tensor, key: Tensor, value: Tensor, scale: float, merge: Merge) -> None:
-        heads, _, width = query.shape
+        heads = query.shape[0]
         count, length = bucket.rows.shape
 
         def take(states: Tensor) -> Tensor:
             picked = states.index_select(1, bucket.rows.view(-1))
-            return picked.view(heads, count, length, width).transpose(0, 1)
+            return picked.view(len(states), count, length, -1).transpose(0, 1)
 
-        out, lse = partial(take(query), take(key), take(value), scale, bucket.mask)
+        out, lse = grouped(take(query), take(key), take(value), scale, bucket.mask)
         rows = bucket.rows.view(-1)[bucket.real]
-        flat = out.transpose(0, 1).reshape(heads, count * length, width)
+        flat = out.transpose(0, 1).reshape(heads, count * length, -1)
         merge.output[:, rows] = flat[:, bucket.real].float()
         merge.lse[:, rows] = lse.transpose(0, 1).reshape(heads, count * length)[:, bucket.real]
 
