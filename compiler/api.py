@@ -22,7 +22,10 @@ from ..errors import InputError, nearest
 from ..models.target import Target
 from ..optimizers.base import Budget, Row, Trial
 from ..optimizers.front import FrontRule
+from ..optimizers.joint import check_joins
+from ..optimizers.shared import check_study
 from ..optimizers.stopping import StopRules
+from ..optimizers.storages import address_of
 from ..programs.graph import Graph, build
 from ..programs.heads import check_target
 from ..programs.learned import apply_spec
@@ -45,6 +48,7 @@ from .task import Reporter, Task
 
 logger = logging.getLogger("cuecard")
 
+AFTER = ("votes", "refit")  # of `search`: what is tried after it
 ADDRESS = re.compile(r" at 0x[0-9a-f]+", re.I)
 
 
@@ -117,6 +121,7 @@ def compile(
     name: str | None = None,
     runs: str | PathLike[str] = RUNS,
     fresh: bool = False,
+    study: str | None = None,
     reporter: Reporter | None = None,
 ) -> Compiled:
     """Compile a program: search for the prompts and settings with which the target does the task best.
@@ -129,7 +134,8 @@ def compile(
     `{"at_least": 0.6}` for the shortest prompts with that dev score, or `{"at_most_tokens": 400}`; seed: default 0, or
     the spec's; search: the keys of the spec's `search`; optimizer: default `joint`; name: of the run and the file,
     default the program's class; runs: the folder of run folders; fresh: start anew even if an unfinished run could be
-    resumed. No row may stand in two of the sets.
+    resumed; study: where other processes search with this one, `sqlite:///study.db`, a server's database or a journal
+    file. No row may stand in two of the sets.
 
     Returns the compiled program, a callable `dspy.Module`; `.write(path)` keeps it. The baseline stays what it was
     where no candidate beats it by a paired test. Raises `InputError` for wrong input, `RunError` when the run fails;
@@ -150,6 +156,7 @@ def compile(
             seed=seed,
             fresh=fresh,
             runs=runs,
+            study=study,
             reporter=reporter,
         )
     check_program(program)
@@ -159,6 +166,8 @@ def compile(
     program = program.program if isinstance(program, Compiled) else program
     name = name or type(program).__name__.lower()
     check_options(name, options.optimizer, options.search, options.options)
+    if study is not None:
+        check_joins(study, options.optimizer)
     adopted = program if isinstance(program, Graph) else adopt(program, PredictorState(format="dspy"))
     train, dev, test = _splits((trainset, devset, testset), adopted, options.seed)
     task = Task(
@@ -178,6 +187,7 @@ def compile(
         options=options.options,
         search=options.search,
         proposer=_proposer(options.search),
+        study=study,
     )
     return compile_task(task, metric_source=source_of(metric), runs=Path(runs), fresh=fresh, reporter=reporter)
 
@@ -216,9 +226,13 @@ def compile_task(
 ) -> Compiled:
     """Compile a task in its run folder, a new one or the unfinished one of the same fingerprint."""
     check_task(task)
-    digest = fingerprint(_identity_of(task, metric_source))
-    folder = open_run(runs, task.name, digest, fresh=fresh)
-    marked = Task(**{**vars(task), "fingerprint": digest})
+    identity = _identity_of(task, metric_source)
+    of = {} if task.study is None else _study_of(identity)
+    if task.study is not None:
+        check_study(address_of(task.study), task.name, of)
+    digest = fingerprint(identity)
+    folder = open_run(runs, task.name, digest, fresh=fresh, shared=task.study is not None)
+    marked = Task(**{**vars(task), "fingerprint": digest, "study_of": of})
     return Compiled(run_task(marked, folder, reporter or Silent()), spec)
 
 
@@ -226,6 +240,8 @@ def check_task(task: Task) -> None:
     """Raise `InputError` for what would make a compile meaningless."""
     check_options(task.name, task.optimizer, task.search, task.options)
     check_stop(task.stop, task.metric, task.optimizer)
+    if task.study is not None:
+        check_joins(task.study, task.optimizer)
     if not predictors_of(task.program):
         raise InputError("the program calls no model: it has no predictors")
     _check_texts(task.search.instructions.texts, list(predictors_of(task.program)))
@@ -268,7 +284,24 @@ def _identity_of(task: Task, metric_source: Any) -> dict[str, Any]:
         "search": task.search.model_dump(mode="json"),
         "columns": {name: dict(fields) for name, fields in task.columns.items()},
         "versions": {name: _version(name) for name in VERSIONS},
+        **({} if task.study is None else {"study": address_of(task.study).shown}),
     }
+
+
+def _study_of(identity: Mapping[str, Any]) -> dict[str, str]:
+    """What processes must agree in that share a study, by the `PARTS` of one: not their budgets and rules, nor what is
+    tried after the search.
+    """
+    search = {name: value for name, value in identity["search"].items() if name not in AFTER}
+    names = ("program", "shape", "states", "description", "columns")
+    parts = {
+        "program": {name: identity[name] for name in names},
+        "data": identity["data"][:2],
+        "metric": [identity["metric"], identity.get("judges")],
+        "target": identity["target"],
+        "search": [search, identity["proposer"]],
+    }
+    return {**{name: fingerprint({"": part})[:16] for name, part in parts.items()}, "seed": str(identity["seed"])}
 
 
 def _signature_text(signature: type[dspy.Signature]) -> str:

@@ -22,7 +22,7 @@ from ..models.target import DEFAULT_MODEL, Target, check_server_options
 from ..models.target import target as open_target
 from ..optimizers.base import Budget
 from ..optimizers.front import FrontRule
-from ..optimizers.joint import strategy_named
+from ..optimizers.joint import check_joins, strategy_named
 from ..optimizers.stopping import StopRules
 from ..programs.graph import Graph, build
 from ..programs.schema import ModelSpec, SearchSpec, Spec
@@ -53,6 +53,7 @@ def compile_spec(
     runs: str | PathLike[str] | None = None,
     allow_outside: bool = False,
     allow_code: bool = False,
+    study: str | None = None,
     reporter: Reporter | None = None,
     output: str | PathLike[str] | None = None,
 ) -> Compiled:
@@ -61,8 +62,8 @@ def compile_spec(
     target, device, dtype, weights: default the spec's `model`, then `smollm2-135m`; a model, dtype or kind of weights
     that is given stands in the compiled program's `model`, since it was compiled for that; budget and seed: default the
     spec's; runs: default `.cuecard/runs` in the current folder; allow_outside: paths may leave the spec's folder;
-    allow_code: a metric may be `module:function`. Everything is checked before the model is opened. Raises
-    `InputError` and `RunError`.
+    allow_code: a metric may be `module:function`; study: where other processes search with this one. Everything is
+    checked before the model is opened. Raises `InputError` and `RunError`.
     """
     spec, task = spec_task(
         path,
@@ -74,6 +75,7 @@ def compile_spec(
         seed=seed,
         allow_outside=allow_outside,
         allow_code=allow_code,
+        study=study,
     )
     compiled = compile_task(
         task,
@@ -98,6 +100,7 @@ def spec_task(
     seed: int | None = None,
     allow_outside: bool = False,
     allow_code: bool = False,
+    study: str | None = None,
 ) -> tuple[Spec, Task]:
     """A spec, and the task of its compile, on an opened target. See `compile_spec` for the arguments."""
     spec = load_spec(path, allow_outside=allow_outside, check_files=True)
@@ -108,6 +111,8 @@ def spec_task(
             "there is no `metric:`", path=spec.path, hint="Say what is to be optimized: `metric: exact_match`."
         )
     strategy_named(spec.optimize.optimizer)
+    if study is not None:
+        check_joins(study, spec.optimize.optimizer)
     stop = StopRules(**spec.optimize.stop.model_dump())
     check_stop(stop, metric, spec.optimize.optimizer, path=spec.path, line=spec.line("optimize", "stop"))
     splits = spec_examples(spec, program)
@@ -129,6 +134,7 @@ def spec_task(
         search=spec.optimize.search,
         proposer=proposer_of(spec, spec.optimize.search),
         description=spec.description or "",
+        study=study,
     )
 
 

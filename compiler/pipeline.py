@@ -28,7 +28,9 @@ from ..optimizers.headed import FORMATS as HEAD_FORMATS
 from ..optimizers.joint import strategy_named
 from ..optimizers.pacing import Way, afforded, kept_back
 from ..optimizers.search import Search, SearchResult
+from ..optimizers.shared import SharedStudy
 from ..optimizers.space import Space
+from ..optimizers.storages import address_of
 from ..programs.heads import check_target
 from ..programs.state import FormatChoice
 from ..seeds import derive_seed
@@ -88,7 +90,7 @@ def _run(
 
     def observe(trial: Trial) -> None:
         nonlocal count
-        count += 1
+        count += trial.place is None
         trials.append(trial)
         folder.append_trial(trial_line(trial, clock.now()))
         reporter.trial(trial, task.budget.share(evaluator, count), clock.now())
@@ -132,7 +134,9 @@ def _run(
             baseline, evaluator, task.train, lm, trials, task.budget, task.options, task.description
         )
         with decisions.listening():
-            result, lost = _searched(task, folder, search, zero, context)
+            result, lost, shared = _searched(task, folder, search, zero, context)
+        if shared:
+            state["study"] = {**state["study"], **shared}
         if lost:
             told["strategy"] = {"dropped": lost}
     tried = _affordable(task, search, result, engine, decisions.known)
@@ -163,7 +167,9 @@ def _ways_after(
 
 
 def keep_back(task: Task, search: Search, engine: JournaledEngine) -> None:
-    """Let the search keep metric calls back for what is tried after it."""
+    """Let the search keep back metric calls for what is tried after it, and what else that costs for the refit."""
+    if task.search.refit and any(any(part.nearest_counts) for part in search.space.predictors):
+        search.pacer.tried = len(task.dev)
     if task.budget.metric_calls is not None:
         search.pacer.kept = kept_back(_ways_after(task, search, engine), _room(task, search))
 
@@ -200,22 +206,35 @@ def _proposer(task: Task, folder: RunFolder, clock: Clock) -> JournaledEngine | 
 
 def _searched(
     task: Task, folder: RunFolder, search: Search, zero: Trial, context: StrategyContext
-) -> tuple[SearchResult, dict[str, int]]:
-    """The search, with Optuna's study in the run's folder, and what the model wrote for it that was of no use: reason
-    -> how many. Raises `RunError` when the study can't be written.
+) -> tuple[SearchResult, dict[str, int], dict[str, int]]:
+    """The search, with Optuna's study in the run's folder; what the model wrote for it that was of no use: reason ->
+    how many; and what it had of a study that is shared with other processes. Raises `RunError` when the study can't be
+    written.
     """
     from optuna.exceptions import StorageInternalError
     from sqlalchemy.exc import SQLAlchemyError
 
     factory = strategy_named(task.optimizer)
+    made: dict[str, Any] = {"seed": task.seed, "baseline": zero.score, "context": context}
     try:
-        strategy = factory(search.space, seed=task.seed, baseline=zero.score, storage=folder.study_url, context=context)
-        return search.run(zero, strategy), dict(sorted(getattr(strategy, "dropped", {}).items()))
+        with _shared(task, folder, search) as shared:
+            strategy = factory(search.space, **made, storage=folder.study_url if shared is None else shared)
+            result = search.run(zero, strategy)
     except (StorageInternalError, SQLAlchemyError) as error:
         reason = str(error.__cause__ or error).partition("\n")[0]
         raise RunError(
             f"can't write the study: {reason}", path=folder.study, hint="Make room and start again."
         ) from error
+    told = {} if shared is None else {"process": shared.place, "others": result.others, "left_out": shared.left_out}
+    return result, dict(sorted(getattr(strategy, "dropped", {}).items())), told
+
+
+def _shared(task: Task, folder: RunFolder, search: Search) -> contextlib.AbstractContextManager[SharedStudy | None]:
+    """The study that the task shares with other processes, if it does."""
+    if task.study is None:
+        return contextlib.nullcontext()
+    parts: dict[str, Any] = {"record": folder.heard, "local": folder.study_url, "metric": task.metric}
+    return SharedStudy(address_of(task.study), task.name, task.study_of, **parts, rows=len(task.dev))
 
 
 def _elsewhere(
@@ -291,7 +310,8 @@ def _finish(
     counted: dict[str, int] = {
         name: int(used[name]) for name in ("model_calls", "tokens") if name in task.budget.limits
     }
-    spent = {"metric_calls": evaluator.spent + result.read, "trials": result.trials, **counted}
+    trials = result.trials - result.others
+    spent = {"metric_calls": evaluator.spent + result.read, "trials": trials, **counted}
     before = {"dev": interval(task.metric, result.baseline.measurements, seed)}
     after = {"dev": interval(task.metric, result.chosen.measurements, seed)}
     unread = {}

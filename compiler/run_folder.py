@@ -1,9 +1,10 @@
 """The folder of a run: `.cuecard/runs/<name>-<n>/`.
 
 It holds `run.json` (what the run is, how it stands, its scores), `trials.jsonl`, `study.db` (Optuna), `calls.jsonl`
-(every model call, see `journal.py`) and, in the end, `scores.json` (the chosen program's score of each dev example). A
-run that did not finish is taken up again by the next compile with the same fingerprint: the same program, data, metric,
-target, settings and versions.
+(every model call, see `journal.py`) and, in the end, `scores.json` (the chosen program's score of each dev example);
+`study.jsonl` too, where the study is shared with other processes (what it said, see `optimizers/heard.py`). A run that
+did not finish is taken up again by the next compile with the same fingerprint: the same program, data, metric, target,
+settings and versions.
 """
 
 from __future__ import annotations
@@ -37,13 +38,20 @@ class RunFolder:
         self._lock = FileLock(str(path / ".lock"))
 
     def __enter__(self) -> RunFolder:
-        try:
-            self._lock.acquire(timeout=0)
-        except Timeout as error:
+        if not self.claim():
             raise InputError(
                 "another process is working in this run", path=self.path, hint="Wait for it, or compile with --fresh."
-            ) from error
+            )
         return self
+
+    def claim(self) -> bool:
+        """Lock the folder before it is entered, unless another process is working in it."""
+        try:
+            if not self._lock.is_locked:
+                self._lock.acquire(timeout=0)
+        except Timeout:
+            return False
+        return True
 
     def __exit__(self, *_: object) -> None:
         self._lock.release()
@@ -69,6 +77,11 @@ class RunFolder:
         from sqlalchemy.engine import URL
 
         return URL.create("sqlite", database=str(self.study)).render_as_string()
+
+    @property
+    def heard(self) -> Path:
+        """What a study said that is shared with other processes."""
+        return self.path / "study.jsonl"
 
     @property
     def run(self) -> Path:
@@ -104,20 +117,37 @@ class RunFolder:
             ) from error
 
 
-def open_run(root: Path, name: str, print_of: str, *, fresh: bool = False) -> RunFolder:
-    """The run to work in: the last one of this name if it is unfinished and has this fingerprint, else a new one."""
+def open_run(root: Path, name: str, print_of: str, *, fresh: bool = False, shared: bool = False) -> RunFolder:
+    """The run to work in: the last one of this name if it is unfinished and has this fingerprint, else a new one.
+
+    shared: whether several processes may make the same compile side by side, each in a run of its own: then any
+    unfinished one is taken up in which nobody is working, and it is locked already.
+    """
     numbered = sorted(_numbers(root, name))
-    if numbered and not fresh:
-        last = root / f"{name}-{numbered[-1]}"
-        state = _read(last / "run.json")
-        if state.get("fingerprint") == print_of and state.get("status") != "finished":
-            return RunFolder(last, resumed=True)
-    path = root / f"{name}-{numbered[-1] + 1 if numbered else 1}"
-    try:
-        path.mkdir(parents=True)
-    except OSError as error:
-        raise RunError(f"can't make the run's folder: {error.strerror}", path=path) from error
-    return RunFolder(path, resumed=False)
+    for number in [] if fresh else numbered if shared else numbered[-1:]:
+        folder = RunFolder(root / f"{name}-{number}", resumed=True)
+        if _unfinished(folder, print_of) and (not shared or folder.claim()):
+            if _unfinished(folder, print_of):  # the process that was working in it may just have finished
+                return folder
+            folder.__exit__()
+    number = numbered[-1] + 1 if numbered else 1
+    while True:
+        path = root / f"{name}-{number}"
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError as error:
+            if not shared or not path.is_dir():
+                raise RunError(f"can't make the run's folder: {error.strerror}", path=path) from error
+            number += 1  # another process has made it just now
+        except OSError as error:
+            raise RunError(f"can't make the run's folder: {error.strerror}", path=path) from error
+        else:
+            return RunFolder(path, resumed=False)
+
+
+def _unfinished(folder: RunFolder, print_of: str) -> bool:
+    state = folder.read()
+    return state.get("fingerprint") == print_of and state.get("status") != "finished"
 
 
 def _numbers(root: Path, name: str) -> list[int]:

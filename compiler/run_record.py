@@ -8,6 +8,7 @@ from typing import Any
 from ..optimizers.base import Trial
 from ..optimizers.front import FrontRule
 from ..optimizers.stopping import StopRules
+from ..optimizers.storages import address_of
 from ..programs.state import PredictorState
 from .task import Compilation, Task
 
@@ -26,6 +27,7 @@ def trial_line(trial: Trial, seconds: float) -> dict[str, Any]:
         "estimate": trial.estimate,
         "unread": trial.unread,
         "best": trial.best,
+        **({"process": trial.place} if trial.place is not None else {}),
         **({"reason": trial.reason} if trial.reason else {}),
         **({"scores": [round(m.score, 6) for m in trial.measurements]} if trial.status == "complete" else {}),
         "states": {name: _short(state) for name, state in trial.candidate.states.items()},
@@ -47,6 +49,7 @@ def described(task: Task) -> dict[str, Any]:
         "target": asdict(task.target.description),
         "metric": task.metric.name,
         "optimizer": task.optimizer,
+        **({"study": {"url": address_of(task.study).shown}} if task.study else {}),
         **({"options": dict(task.options)} if task.options else {}),
         "budget": {name: limit for name, limit in asdict(task.budget).items() if limit or name in ALWAYS},
         **({"stop": asdict(task.stop)} if task.stop != StopRules() else {}),

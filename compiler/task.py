@@ -23,7 +23,8 @@ from .run_folder import RunFolder
 @dataclass(frozen=True)
 class Task:
     """Everything that decides a compile. `columns` maps predictor -> field -> the data's column of gold values;
-    `proposer` is asked for instructions, in place of the target; `description` says what the program is for.
+    `proposer` is asked for instructions, in place of the target; `description` says what the program is for; `study`
+    is the address of a study that other processes may search with, which is `study_of` this (see `shared.py`).
     """
 
     name: str
@@ -44,6 +45,8 @@ class Task:
     options: Mapping[str, Any] = field(default_factory=dict)
     proposer: Target | None = None
     description: str = ""
+    study: str | None = None
+    study_of: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def data(self) -> dict[str, str]:

@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import dspy
 
@@ -207,7 +207,8 @@ class Strategy(Protocol):
 @dataclass(frozen=True)
 class Trial:
     """One line of `trials.jsonl`. `status`: `complete` (ran on all of dev), `dropped` (behind after `examples`),
-    `failed` (`reason`). `score` is the aggregate on the examples seen, `estimate` the one for all of dev.
+    `failed` (`reason`). `score` is the aggregate on the examples seen, `estimate` the one for all of dev; `place` says
+    which process of a shared study ran it, None for this one.
     """
 
     number: int
@@ -221,3 +222,15 @@ class Trial:
     reason: str | None = None
     best: bool = False
     measurements: tuple[Measurement, ...] = field(default=(), repr=False)
+    place: int | None = None
+
+
+@runtime_checkable
+class Sharing(Strategy, Protocol):
+    """A strategy that may share a study with other processes."""
+
+    def others(self) -> Sequence[tuple[Proposal, Trial]]:
+        """What others have run since this was last asked, before a generation is drawn. `observe` is told of each."""
+
+    def share(self, trial: Trial) -> None:
+        """A trial of this process is over: the others may learn of it."""

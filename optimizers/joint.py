@@ -22,9 +22,11 @@ from .reflective import copro, gepa
 from .sampled import OptunaStrategy, random_sampler, tpe_sampler
 from .simba import simba
 from .space import Space
+from .storages import address_of
 from .strategies import bootstrap_few_shot, bootstrap_random, knn_few_shot, labeled_few_shot, mipro
 
 LOCAL_OF = (2, 3)  # so many local moves of so many proposals
+JOINING = ("joint", "random", "bootstrap_random", "mipro")  # those that several processes can search with together
 
 
 def joint(
@@ -32,7 +34,7 @@ def joint(
 ) -> Strategy:
     """The joint search. See the module."""
     (context or StrategyContext()).counts()
-    return OptunaStrategy(space, tpe_sampler(seed), seed=seed, baseline=baseline, local=LOCAL_OF, storage=storage)
+    return OptunaStrategy(space, tpe_sampler, seed=seed, baseline=baseline, local=LOCAL_OF, storage=storage)
 
 
 def uniform(
@@ -40,11 +42,11 @@ def uniform(
 ) -> Strategy:
     """Uniform random search."""
     (context or StrategyContext()).counts()
-    return OptunaStrategy(space, random_sampler(seed), seed=seed, baseline=baseline, storage=storage)
+    return OptunaStrategy(space, random_sampler, seed=seed, baseline=baseline, storage=storage)
 
 
 StrategyFactory = Callable[..., Strategy]
-"""`(space, *, seed, baseline, storage, context) -> Strategy`."""
+"""`(space, *, seed, baseline, storage, context) -> Strategy`. storage: see `OptunaStrategy`."""
 
 STRATEGIES: Mapping[str, StrategyFactory] = MappingProxyType(
     {
@@ -90,6 +92,17 @@ def strategy_named(name: str) -> StrategyFactory:
     except Exception as error:
         raise InputError(f"the optimizer {name!r} cannot be imported from {added[name].value!r}: {error}") from error
     return factory
+
+
+def check_joins(study: str, optimizer: str) -> None:
+    """Raise `InputError` for what is no address of a study, or a strategy that can't share one."""
+    address_of(study)
+    if optimizer not in JOINING:
+        raise InputError(
+            f"{optimizer} can't share a study with other processes",
+            field="study",
+            expected=f"one of the optimizers {', '.join(JOINING)}",
+        )
 
 
 def _by_itself(space: Space, **_: Any) -> Strategy:

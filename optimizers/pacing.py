@@ -146,7 +146,8 @@ class Pacer:
 
         def full(candidate: Candidate) -> bool:
             known.append(self._seconds_weight(candidate))
-            row, shared = (sum(each) / len(known) for each in zip(*known, strict=True))
+            row = sum(own for own, _ in known) / len(known)
+            shared = sum(common for _, common in known) / len(known)
             more = len(known) + 1
             first = min(dev, self.ends(more)[0])
             return runs * second * (more * (first * row + shared) + (dev - first) * row) > left

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import random
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
 import optuna
 
 from ..seeds import derive_seed
-from .base import Proposal
+from .base import Proposal, Trial
+from .shared import SharedStudy
 from .space import Space
+from .told import frozen_trial
 
 STARTUP = 10
 WEIGHTS: Mapping[str, float] = MappingProxyType({"demo_set": 4.0, "format": 2.0, "readout": 2.0, "nearest": 2.0})
@@ -39,14 +41,15 @@ def random_sampler(seed: int) -> optuna.samplers.BaseSampler:
 class OptunaStrategy:
     """Asks one Optuna study for points. The baseline is the study's trial 0.
 
-    sampler: seeded; local: how many of how many proposals vary the best point instead; storage: an Optuna storage or
-    its URL, in which no study of this name stands yet.
+    sampler: made with a seed; local: how many of how many proposals vary the best point instead; storage: an Optuna
+    storage or its URL, in which no study of this name stands yet, or a study that is shared with other processes: what
+    they tell is learned like what was asked for here.
     """
 
     def __init__(
         self,
         space: Space,
-        sampler: optuna.samplers.BaseSampler,
+        sampler: Callable[[int], optuna.samplers.BaseSampler],
         *,
         seed: int,
         baseline: float,
@@ -55,23 +58,29 @@ class OptunaStrategy:
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.space = space
+        self._shared = storage if isinstance(storage, SharedStudy) else None
+        if self._shared is not None:
+            self._shared.join(space)
+            seed, storage = self._shared.seed(seed), self._shared.local
         self.study = optuna.create_study(
-            storage=storage, study_name="cuecard", sampler=sampler, direction="maximize", load_if_exists=False
+            storage=storage, study_name="cuecard", sampler=sampler(seed), direction="maximize", load_if_exists=False
         )
         zero = optuna.trial.create_trial(value=baseline, params={}, distributions={}, user_attrs={"baseline": True})
         self.study.add_trial(zero)
         self._local = local
         self._random = random.Random(derive_seed(seed, "local"))
         self._starts = space.starts()
-        self._best: optuna.Trial | None = None
+        self._best: optuna.Trial | optuna.trial.FrozenTrial | None = None
         self._asked = 0
+        self._heard = 0
         self._trials: dict[int, optuna.Trial] = {}
 
     def propose(self) -> Proposal | None:
         """See `Strategy.propose`. Never runs out."""
-        if self._starts:
-            self.study.enqueue_trial(self._starts.pop(0))
-        elif self._best and self._asked >= STARTUP and self._asked % self._local[1] < self._local[0]:
+        known = self._asked + self._heard
+        if (start := self._start()) is not None:
+            self.study.enqueue_trial(start)
+        elif self._best and known >= STARTUP and self._asked % self._local[1] < self._local[0]:
             self.study.enqueue_trial(self._near(self._best))
         self._asked += 1
         trial = self.study.ask()
@@ -81,12 +90,37 @@ class OptunaStrategy:
 
     def observe(self, proposal: Proposal, value: float, best: bool) -> None:
         """See `Strategy.observe`."""
-        trial = self._trials.pop(proposal.key)
-        self.study.tell(trial, value)
+        trial: optuna.Trial | optuna.trial.FrozenTrial
+        if proposal.key < 0:
+            trial = frozen_trial(self.space, proposal.params, value)
+            self.study.add_trial(trial)
+        else:
+            trial = self._trials.pop(proposal.key)
+            self.study.tell(trial, value)
         if best and trial.params:  # the only point of a space has nothing to vary
             self._best = trial
 
-    def _near(self, best: optuna.Trial) -> dict[str, Any]:
+    def others(self) -> Sequence[tuple[Proposal, Trial]]:
+        """See `Sharing.others`. Their proposals have keys below 0."""
+        found = []
+        for trial in () if self._shared is None else self._shared.heard():
+            self._heard += 1
+            found.append((Proposal(trial.params, -self._heard), trial))
+        return found
+
+    def share(self, trial: Trial) -> None:
+        """See `Sharing.share`."""
+        if self._shared is not None:
+            self._shared.tell(trial)
+
+    def _start(self) -> dict[str, Any] | None:
+        """The next starting point, which in a shared study nobody else tries; None when there are no more."""
+        if self._shared is None:
+            return self._starts.pop(0) if self._starts else None
+        start = self._shared.claim(len(self._starts))
+        return None if start is None else self._starts[start]
+
+    def _near(self, best: optuna.Trial | optuna.trial.FrozenTrial) -> dict[str, Any]:
         """The best point with one or two of its dimensions changed; what hangs on them is drawn by the sampler."""
         params, distributions = dict(best.params), best.distributions
         names = sorted(params)

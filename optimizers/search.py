@@ -5,6 +5,9 @@ is left of the budget allows (`pacing.py`). One that reaches the end of dev with
 the strategy learns from every candidate's score, or what it would have been on all of dev. In the end the incumbent is
 compared with the baseline on all of dev by a paired test that counts how many candidates it is the best of
 (`selection.py`), and the baseline is kept if the test is not passed.
+
+Where the study is shared with other processes (`shared.py`), what they have run is taken in before each generation:
+their best is the one to beat here, too, and in the end all that ran on all of dev count, whoever ran them.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from typing import Any
 from ..errors import CuecardError, RunError
 from ..metrics.statistics import PairedResult, paired_test
 from ..seeds import derive_seed
-from .base import Budget, Candidate, Evaluator, Outcome, Proposal, Row, Strategy, Trial
+from .base import Budget, Candidate, Evaluator, Outcome, Proposal, Row, Sharing, Strategy, Trial
 from .calibrate import BATCH_ROWS
 from .front import FrontRule, Point, front
 from .pacing import EVEN, FIRST_RUNG, WEIGHED, Pacer
@@ -42,8 +45,8 @@ class SearchResult:
     `prompt_only` is what would have been chosen without heads, where they were. `front`: of all that ran on all of dev,
     the baseline included, those that no other beats on both score and prompt length. `left_out`: what was asked for on
     top of the search and not tried, since the budget had no room for it; `read`: how many prompts heads were fitted on
-    outside of the program's runs, a metric call each. `dev`: the examples of dev, as the
-    measurements of trials that ran on all of them are ordered.
+    outside of the program's runs, a metric call each; `others`: how many of the trials other processes of a shared
+    study ran. `dev`: the examples of dev, as the measurements of trials that ran on all of them are ordered.
 
     The verdict's `p_value` counts all candidates that ran on all of dev; its other numbers are the pair's own. Under a
     rule that asks for a score and for short prompts, a baseline that has the score gives way to a shorter program that
@@ -61,11 +64,25 @@ class SearchResult:
     dev: Sequence[Row] = field(default=(), repr=False)
     left_out: tuple[str, ...] = ()
     read: int = 0
+    others: int = 0
 
     @property
     def chosen(self) -> Trial:
         """What the compiled program is."""
         return self.best if self.accepted else self.baseline
+
+
+@dataclass
+class Standing:
+    """How a search stands: the best trial; by a point's key (`key_of`) its score, or what it would be on all of dev,
+    and its trial where it ran on all of it; the number of the next trial; and how many of those before it `others` ran.
+    """
+
+    best: Trial
+    seen: dict[str, float]
+    complete: dict[str, Trial] = field(default_factory=dict)
+    number: int = 1
+    others: int = 0
 
 
 @dataclass
@@ -121,44 +138,80 @@ class Search:
 
     def run(self, baseline: Trial, strategy: Strategy) -> SearchResult:
         """Propose, race and keep the best until the budget is spent or the strategy has nothing left."""
-        metric = self.evaluator.metric
-        best = baseline
-        seen = {key_of(baseline.candidate, {}): baseline.estimate or 0.0}
-        complete: list[Trial] = []
-        number, generation, costs = 1, 0, self.first_costs(baseline, strategy)
+        metric, share = self.evaluator.metric, strategy.share if isinstance(strategy, Sharing) else None
+        stand = Standing(baseline, {key_of(baseline.candidate, {}): baseline.estimate or 0.0})
+        generation, costs = 0, self.first_costs(baseline, strategy)
         least = costs["metric_calls"] if self.pacer.kept else 0.0  # calibrations of late generations may cost more
         race = Race(
             self.evaluator, self.order, self.rows, self.seed, self.pacer, self.schedule, self.planned, self.asked
         )
         while True:
-            width, stopped_by = self.next_width(generation, number, costs, best)
+            self._hear(strategy, stand, baseline)
+            number, best = stand.number, stand.best
+            width, stopped_by = self.next_width(generation, number, costs, best, stand.others)
             if not width:
                 break
             before = self.pacer.spent
             known = generation < len(self.schedule)
             full = None if known else self.pacer.filler(costs, baseline.candidate, best.number)
-            racers, twins, filled = self.draw(strategy, width, number, seen, full)
+            racers, twins, filled = self.draw(strategy, width, number, stand.seen, full)
             begun = len(racers) if filled else width  # a draw that found too few does so again
             self.planned(generation, [begun])
             if not racers:
                 stopped_by = "exhausted"
                 break
             for trial, racer in zip(race.run(racers, best, generation, begun), racers, strict=True):
-                if trial.status == "complete":
-                    complete.append(trial)
-                    if self._better(trial, best):
-                        trial = replace(trial, best=True)
-                        best = trial
+                trial = self._stand(stand, trial, racer.key)
                 value = metric.low if trial.estimate is None else trial.estimate
-                seen[racer.key] = value
+                stand.seen[racer.key] = value
                 strategy.observe(racer.proposal, value, trial.best)
                 self.observer(trial)
+                if share is not None:
+                    share(trial)
             for twin, key in twins:
-                strategy.observe(twin, seen[key], best=False)
+                strategy.observe(twin, stand.seen[key], best=False)
             costs = self.pacer.costs(len(racers), before)
             costs["metric_calls"] = max(costs["metric_calls"], least)
-            number, generation = number + len(racers), generation + 1
-        return self._confirm(baseline, best, complete, number, stopped_by)
+            generation += 1
+        result = self._confirm(baseline, stand.best, list(stand.complete.values()), stand.number, stopped_by)
+        return replace(result, others=stand.others)
+
+    def _stand(self, stand: Standing, trial: Trial, key: str) -> Trial:
+        """Count a trial that is over: one that ran on all of dev and is better than the best becomes the best."""
+        stand.number += 1
+        if trial.status == "complete":
+            stand.complete[key] = trial
+            if self._better(trial, stand.best):
+                trial = stand.best = replace(trial, best=True)
+        return trial
+
+    def _hear(self, strategy: Strategy, stand: Standing, baseline: Trial) -> None:
+        """Take in what other processes have run, where the study is shared, as trials of numbers of our own: what is
+        known here need not run, and the best of all is the one to beat, if the rule allows it.
+        """
+        if not isinstance(strategy, Sharing):
+            return
+        self.space = getattr(strategy, "space", self.space)
+        for proposal, trial in strategy.others():
+            key = key_of(Candidate(self.space.states(proposal.params)), self.space.calibrations(proposal.params))
+            known = stand.complete if trial.status == "complete" else stand.seen
+            if not self._allowed(trial.candidate):
+                strategy.observe(proposal, self.evaluator.metric.low, best=False)
+            elif key in known:
+                strategy.observe(proposal, stand.seen[key], best=False)
+            else:
+                trial = replace(trial, number=stand.number)
+                self.pacer.paces[trial.number] = self._pace(trial.candidate, baseline.candidate)
+                trial = self._stand(stand, trial, key)
+                stand.others += 1
+                stand.seen[key] = value = trial.estimate or 0.0
+                strategy.observe(proposal, value, trial.best)
+                self.observer(trial)
+
+    def _pace(self, candidate: Candidate, baseline: Candidate) -> dict[str, float]:
+        """What a row of a candidate costs that nothing here has timed, by what one of the baseline's did."""
+        ours, theirs = self.pacer.weight(candidate), self.pacer.weight(baseline)
+        return {name: each * ours[name] / theirs[name] for name, each in self.pacer.paces.get(0, EVEN).items()}
 
     def affords(self, trial: Trial, times: int) -> bool:
         """Whether a program that costs so many times what a trial's does can run on all of dev, and be the winner."""
@@ -230,8 +283,12 @@ class Search:
         racer = Racer(number, Proposal(params, number), candidate, candidate.digest, outcomes=tuple(outcomes))
         return racer.ended(self.evaluator.metric)
 
-    def next_width(self, generation: int, trials: int, costs: Mapping[str, float], best: Trial) -> tuple[int, str]:
-        """How many candidates race next, and, when it is none, what stopped the search."""
+    def next_width(
+        self, generation: int, trials: int, costs: Mapping[str, float], best: Trial, others: int = 0
+    ) -> tuple[int, str]:
+        """How many candidates race next, and, when it is none, what stopped the search. others: how many of the trials
+        this process has not run.
+        """
         if generation < len(self.schedule):
             return self.schedule[generation][0], ""
         stopped_by = self.asked() or self.rules.reached(best, trials)
@@ -239,7 +296,7 @@ class Search:
             return 0, stopped_by
         room = self.rules.room(best, trials)
         most = self.width if room is None else min(self.width, room)
-        return self.pacer.width(most, trials, costs, best.number)
+        return self.pacer.width(most, trials - others, costs, best.number)
 
     def first_costs(self, baseline: Trial, strategy: Strategy) -> dict[str, float]:
         """What a run costs before anything has raced: what calibrations cost is added, and seconds are not known."""
@@ -277,7 +334,7 @@ class Search:
             candidate = Candidate(self.space.states(proposal.params))
             methods = self.space.calibrations(proposal.params)
             key = key_of(candidate, methods)
-            allowed = self.rule.at_most_tokens is None or self.rule.allows(self._tokens(candidate))
+            allowed = self._allowed(candidate)
             repeated += key in seen or key in drawn or not allowed
             if not allowed:
                 strategy.observe(proposal, self.evaluator.metric.low, best=False)
@@ -291,6 +348,10 @@ class Search:
                 if full is not None and full(candidate):
                     return racers, twins, True
         return racers, twins, False
+
+    def _allowed(self, candidate: Candidate) -> bool:
+        """Whether the rule would take a candidate with prompts as long as these."""
+        return self.rule.at_most_tokens is None or self.rule.allows(self._tokens(candidate))
 
     def _better(self, trial: Trial, incumbent: Trial) -> bool:
         """Higher on dev; at the same score, the cheaper prompt."""

@@ -172,7 +172,7 @@ def bootstrap_random(
         sizes = tuple(count for count in part.demo_counts if count) if part.demo_sets else (0,)
         parts.append(replace(part, instructions=part.instructions[:1], nearest_counts=(0,), demo_counts=sizes or (0,)))
     prompts = PromptSpace(tuple(parts))
-    return OptunaStrategy(prompts, random_sampler(seed), seed=seed, baseline=baseline, storage=storage)
+    return OptunaStrategy(prompts, random_sampler, seed=seed, baseline=baseline, storage=storage)
 
 
 def knn_few_shot(
@@ -206,7 +206,7 @@ def mipro(
     for part in parts_of(prompts):
         prompts = grown(prompts, part.name, proposed(prompts, part.name, count, seed, context))
     prompts = PromptSpace(tuple(replace(part, nearest_counts=(0,)) for part in parts_of(prompts)))
-    return OptunaStrategy(prompts, tpe_sampler(seed), seed=seed, baseline=baseline, storage=storage)
+    return OptunaStrategy(prompts, tpe_sampler, seed=seed, baseline=baseline, storage=storage)
 
 
 def proposed(

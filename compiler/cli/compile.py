@@ -79,6 +79,14 @@ Fresh = Annotated[bool, typer.Option("--fresh", help="Start anew, even where an 
 Runs = Annotated[
     Path | None, typer.Option("--runs", metavar="DIR", help="The folder of run folders. Default: .cuecard/runs here.")
 ]
+StudyURL = Annotated[
+    str | None,
+    typer.Option(
+        "--study",
+        metavar="URL",
+        help="Search with other processes that name the same study: sqlite:///FILE.db, postgresql://..., FILE.journal.",
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Plain lines instead of a progress bar.")]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Only print what would be searched, and what it would cost. Writes nothing.")
@@ -99,6 +107,7 @@ def compile_program(
     seed: Seed = None,
     fresh: Fresh = False,
     runs: Runs = None,
+    study: StudyURL = None,
     allow_outside: AllowOutside = False,
     allow_code: AllowCode = False,
     quiet: Quiet = False,
@@ -119,7 +128,7 @@ def compile_program(
     limits = {"metric_calls": metric_calls, "model_calls": model_calls, "tokens": tokens, "seconds": seconds}
     budget = _budget(spec, limits, allow_outside)
     asked: dict[str, Any] = {"target": model, "device": device, "dtype": dtype, "budget": budget, "seed": seed}
-    asked |= {"weights": weights, "allow_outside": allow_outside, "allow_code": allow_code}
+    asked |= {"weights": weights, "allow_outside": allow_outside, "allow_code": allow_code, "study": study}
     from ..from_spec import compile_spec, compiled_path, spec_task
     from .summary import summary
 

@@ -45,6 +45,10 @@ class Lines:
             self._say(f"note: {about.extra['notice']}")
         examples = ", ".join(f"{len(rows)} {name}" for name, rows in _splits(task).items())
         self._say(f"examples {examples}; budget {budget_text(task.budget)}; seed {task.seed}")
+        if task.study is not None:
+            from ...optimizers.storages import address_of
+
+            self._say(f"study {address_of(task.study).shown}, with what other processes tell there")
         if folder.resumed:
             kept = counted(recorded, "recorded model call")
             self._say(f"resuming the run {short_path(folder.path)}, which has {kept}")
@@ -63,7 +67,8 @@ class Lines:
         if not trial.best or trial.score is None:
             return
         unread = f", {counted(trial.unread, 'answer')} unread" if trial.unread else ""
-        what = "baseline" if trial.number == 0 else f"trial {trial.number} is the best so far"
+        whose = "" if trial.place is None else f", of process {trial.place},"
+        what = "baseline" if trial.number == 0 else f"trial {trial.number}{whose} is the best so far"
         self._say(f"  {what}: {self._metric} {trial.score:.3f} on dev{unread} ({share:.0%} of the budget spent)")
 
     def stopping(self, reason: str) -> None:

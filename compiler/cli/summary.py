@@ -65,7 +65,8 @@ def _scores(compilation: Compilation) -> Iterator[tuple[str, ...]]:
 
 def _verdict(compilation: Compilation) -> Iterator[str]:
     result, verdict = compilation.result, compilation.result.verdict
-    candidates = counted(result.trials - 1, "candidate")
+    theirs = f" ({result.others:,} from other processes)" if result.others else ""
+    candidates = counted(result.trials - 1, "candidate") + theirs
     if verdict is None:
         yield f"The baseline is kept: none of {candidates} did better on dev."
     elif result.accepted and not _better(verdict):
