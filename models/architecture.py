@@ -21,6 +21,7 @@ from ..errors import InputError, RunError
 from . import attention
 from .attention import KeyValues
 from .compute import in_compute
+from .packed import pack, unpack
 from .prefill import chunks
 from .tree import build
 
@@ -65,8 +66,8 @@ def _rotary_windows(config: Any) -> list[int]:
 def prepare(model: Any, name: str) -> None:
     """Give `model` (transformers, in evaluation mode) the tree's attention, and see that it still computes the same.
 
-    Raises `InputError` for a model that does not, and `RunError` when memory runs out; it has its own attention back
-    then.
+    Its matrices are packed where that is of use, unless it can't be tried so. Raises `InputError` for a model that does
+    not compute the same, and `RunError` when memory runs out; it has its own attention back then.
     """
     attention.register()
     kind = model.config.get_text_config().model_type
@@ -77,8 +78,8 @@ def prepare(model: Any, name: str) -> None:
             alone = _alone(model, np.concatenate([start, compared]))
             if not _set_attention(model, attention.NAME):
                 raise NotImplementedError("its attention is not taken from transformers' interface")
-            in_tree = _in_tree(model, [np.concatenate([start, beside]), np.concatenate([start, compared])])
-            error = _difference(in_tree, alone[len(start) :])
+            texts = [np.concatenate([start, beside]), np.concatenate([start, compared])]
+            error = _difference(_packed_in_tree(model, texts), alone[len(start) :])
         except torch.OutOfMemoryError as cause:
             raise RunError(f"there is not enough memory to run model {name!r}: {cause}") from cause
         except Exception as cause:  # models refuse what they do not know in many ways, and each means the same
@@ -154,6 +155,15 @@ def _in_tree(model: Any, sequences: list[np.ndarray[Any, np.dtype[np.int64]]]) -
         cuecard_plan=plan,
     )
     return output.logits[0].float()  # type: ignore[no-any-return]
+
+
+def _packed_in_tree(model: Any, sequences: list[np.ndarray[Any, np.dtype[np.int64]]]) -> Tensor:
+    """`_in_tree` with the model's matrices packed, or as they were where its code takes them for plain ones."""
+    if pack(model):
+        with contextlib.suppress(AttributeError, NotImplementedError, RuntimeError, TypeError):
+            return _in_tree(model, sequences)
+        unpack(model)
+    return _in_tree(model, sequences)
 
 
 def _difference(ours: Tensor, theirs: Tensor) -> float:
