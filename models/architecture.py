@@ -79,12 +79,13 @@ def prepare(model: Any, name: str) -> None:
             if not _set_attention(model, attention.NAME):
                 raise NotImplementedError("its attention is not taken from transformers' interface")
             texts = [np.concatenate([start, beside]), np.concatenate([start, compared])]
-            error = _difference(_packed_in_tree(model, texts), alone[len(start) :])
+            limit = COARSE if model.dtype.itemsize < 4 else FINE
+            error = _error(model, texts, alone[len(start) :], limit)
         except torch.OutOfMemoryError as cause:
             raise RunError(f"there is not enough memory to run model {name!r}: {cause}") from cause
         except Exception as cause:  # models refuse what they do not know in many ways, and each means the same
             raise _unfit(name, kind, str(cause)) from cause
-        if not error <= (COARSE if model.dtype.itemsize < 4 else FINE):  # true of NaN as well
+        if not error <= limit:  # true of NaN as well
             raise _unfit(name, kind, "its tokens depend on more than the tokens before them in their own text")
 
 
@@ -157,13 +158,17 @@ def _in_tree(model: Any, sequences: list[np.ndarray[Any, np.dtype[np.int64]]]) -
     return output.logits[0].float()  # type: ignore[no-any-return]
 
 
-def _packed_in_tree(model: Any, sequences: list[np.ndarray[Any, np.dtype[np.int64]]]) -> Tensor:
-    """`_in_tree` with the model's matrices packed, or as they were where its code takes them for plain ones."""
+def _error(model: Any, sequences: list[np.ndarray[Any, np.dtype[np.int64]]], alone: Tensor, limit: float) -> float:
+    """How far the last sequence's logits beside the others are from those `alone`, with the model's matrices packed, or
+    as they were where it can't be computed so, or not as well as the limit asks for.
+    """
     if pack(model):
         with contextlib.suppress(AttributeError, NotImplementedError, RuntimeError, TypeError):
-            return _in_tree(model, sequences)
+            error = _difference(_in_tree(model, sequences), alone)
+            if error <= limit:
+                return error
         unpack(model)
-    return _in_tree(model, sequences)
+    return _difference(_in_tree(model, sequences), alone)
 
 
 def _difference(ours: Tensor, theirs: Tensor) -> float:

@@ -29,6 +29,7 @@ TASK: Any = SimpleNamespace(
     test=range(6),
     budget=Budget(100, 60.0),
     seed=3,
+    study=None,
 )
 
 
@@ -83,6 +84,15 @@ def test_what_the_engine_does_not_do_is_said_once() -> None:
     task = SimpleNamespace(**{**vars(TASK), "target": SimpleNamespace(description=about)})
     Lines(lines.append).begin(task, folder(False), 0)
     assert lines == [LINES[0], "note: tiny shares no prefixes", *LINES[1:3]]
+
+
+def test_a_shared_study_is_named_without_its_password() -> None:
+    lines: list[str] = []
+    task = SimpleNamespace(**{**vars(TASK), "study": "postgresql://anna:secret@host/studies"})
+    Lines(lines.append).begin(task, folder(False), 0)
+    assert [line for line in lines if "study" in line] == [
+        "study postgresql://anna:***@host/studies, with what other processes tell there"
+    ]
 
 
 @pytest.mark.parametrize("quiet", [True, False])

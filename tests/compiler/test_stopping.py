@@ -327,7 +327,7 @@ def test_the_bar_goes_by_what_a_trial_says_of_tokens() -> None:
         bar = Bar(progress)
         task = SimpleNamespace(
             name="x", target=fake_target(learner()), metric=SimpleNamespace(name="f1"), train=(), dev=range(8), seed=0,
-            test=(), budget=Budget(tokens=1000),
+            test=(), budget=Budget(tokens=1000), study=None,
         )  # fmt: skip
         bar.begin(task, SimpleNamespace(path=Path("runs/x-1"), resumed=False), 0)  # type: ignore[arg-type]
         bar.runs(8, 2.0)

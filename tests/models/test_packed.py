@@ -85,6 +85,17 @@ def test_a_model_that_reads_its_matrices_itself_is_unpacked_again() -> None:
     assert not any(isinstance(each, PackedLinear) for each in made.modules())
 
 
+def test_products_that_come_out_wrong_are_left_to_plain_matrices(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = model("llama")
+    made.set_attn_implementation("eager")
+    before = logits(made)
+    monkeypatch.setattr(PackedLinear, "forward", lambda self, states: -self.plain()(states))
+    prepare(made, "tiny")
+    assert not any(isinstance(each, PackedLinear) for each in made.modules())
+    made.set_attn_implementation("eager")
+    assert torch.equal(logits(made), before)
+
+
 def test_an_engine_packs_its_model() -> None:
     made = model("llama")
     prepare(made, "tiny")
