@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from os import PathLike
@@ -25,7 +24,7 @@ from ..optimizers.front import FrontRule
 from ..optimizers.joint import check_joins
 from ..optimizers.shared import check_study
 from ..optimizers.stopping import StopRules
-from ..optimizers.storages import address_of
+from ..optimizers.told import ADDRESS
 from ..programs.graph import Graph, build
 from ..programs.heads import check_target
 from ..programs.learned import apply_spec
@@ -49,7 +48,6 @@ from .task import Reporter, Task
 logger = logging.getLogger("cuecard")
 
 AFTER = ("votes", "refit")  # of `search`: what is tried after it
-ADDRESS = re.compile(r" at 0x[0-9a-f]+", re.I)
 
 
 class Silent:
@@ -166,8 +164,7 @@ def compile(
     program = program.program if isinstance(program, Compiled) else program
     name = name or type(program).__name__.lower()
     check_options(name, options.optimizer, options.search, options.options)
-    if study is not None:
-        check_joins(study, options.optimizer)
+    shared = None if study is None else check_joins(study, options.optimizer)
     adopted = program if isinstance(program, Graph) else adopt(program, PredictorState(format="dspy"))
     train, dev, test = _splits((trainset, devset, testset), adopted, options.seed)
     task = Task(
@@ -187,7 +184,7 @@ def compile(
         options=options.options,
         search=options.search,
         proposer=_proposer(options.search),
-        study=study,
+        study=shared,
     )
     return compile_task(task, metric_source=source_of(metric), runs=Path(runs), fresh=fresh, reporter=reporter)
 
@@ -229,7 +226,7 @@ def compile_task(
     identity = _identity_of(task, metric_source)
     of = {} if task.study is None else _study_of(identity)
     if task.study is not None:
-        check_study(address_of(task.study), task.name, of)
+        check_study(task.study, task.name, of)
     digest = fingerprint(identity)
     folder = open_run(runs, task.name, digest, fresh=fresh, shared=task.study is not None)
     marked = Task(**{**vars(task), "fingerprint": digest, "study_of": of})
@@ -241,7 +238,7 @@ def check_task(task: Task) -> None:
     check_options(task.name, task.optimizer, task.search, task.options)
     check_stop(task.stop, task.metric, task.optimizer)
     if task.study is not None:
-        check_joins(task.study, task.optimizer)
+        check_joins(task.study.text, task.optimizer)
     if not predictors_of(task.program):
         raise InputError("the program calls no model: it has no predictors")
     _check_texts(task.search.instructions.texts, list(predictors_of(task.program)))
@@ -284,7 +281,7 @@ def _identity_of(task: Task, metric_source: Any) -> dict[str, Any]:
         "search": task.search.model_dump(mode="json"),
         "columns": {name: dict(fields) for name, fields in task.columns.items()},
         "versions": {name: _version(name) for name in VERSIONS},
-        **({} if task.study is None else {"study": address_of(task.study).shown}),
+        **({} if task.study is None else {"study": task.study.shown}),
     }
 
 

@@ -111,8 +111,7 @@ def spec_task(
             "there is no `metric:`", path=spec.path, hint="Say what is to be optimized: `metric: exact_match`."
         )
     strategy_named(spec.optimize.optimizer)
-    if study is not None:
-        check_joins(study, spec.optimize.optimizer)
+    shared = None if study is None else check_joins(study, spec.optimize.optimizer)
     stop = StopRules(**spec.optimize.stop.model_dump())
     check_stop(stop, metric, spec.optimize.optimizer, path=spec.path, line=spec.line("optimize", "stop"))
     splits = spec_examples(spec, program)
@@ -134,7 +133,7 @@ def spec_task(
         search=spec.optimize.search,
         proposer=proposer_of(spec, spec.optimize.search),
         description=spec.description or "",
-        study=study,
+        study=shared,
     )
 
 

@@ -30,7 +30,6 @@ from ..optimizers.pacing import Way, afforded, kept_back
 from ..optimizers.search import Search, SearchResult
 from ..optimizers.shared import SharedStudy
 from ..optimizers.space import Space
-from ..optimizers.storages import address_of
 from ..programs.heads import check_target
 from ..programs.state import FormatChoice
 from ..seeds import derive_seed
@@ -234,7 +233,7 @@ def _shared(task: Task, folder: RunFolder, search: Search) -> contextlib.Abstrac
     if task.study is None:
         return contextlib.nullcontext()
     parts: dict[str, Any] = {"record": folder.heard, "local": folder.study_url, "metric": task.metric}
-    return SharedStudy(address_of(task.study), task.name, task.study_of, **parts, rows=len(task.dev))
+    return SharedStudy(task.study, task.name, task.study_of, **parts, rows=len(task.dev))
 
 
 def _elsewhere(

@@ -8,7 +8,6 @@ from typing import Any
 from ..optimizers.base import Trial
 from ..optimizers.front import FrontRule
 from ..optimizers.stopping import StopRules
-from ..optimizers.storages import address_of
 from ..programs.state import PredictorState
 from .task import Compilation, Task
 
@@ -49,7 +48,7 @@ def described(task: Task) -> dict[str, Any]:
         "target": asdict(task.target.description),
         "metric": task.metric.name,
         "optimizer": task.optimizer,
-        **({"study": {"url": address_of(task.study).shown}} if task.study else {}),
+        **({"study": {"url": task.study.shown}} if task.study else {}),
         **({"options": dict(task.options)} if task.options else {}),
         "budget": {name: limit for name, limit in asdict(task.budget).items() if limit or name in ALWAYS},
         **({"stop": asdict(task.stop)} if task.stop != StopRules() else {}),

@@ -15,6 +15,7 @@ from ..optimizers.base import Budget, Candidate, Row, Trial
 from ..optimizers.front import FrontRule
 from ..optimizers.search import SearchResult
 from ..optimizers.stopping import StopRules
+from ..optimizers.storages import Address
 from ..programs.schema import SearchSpec
 from .evaluator import Columns
 from .run_folder import RunFolder
@@ -45,7 +46,7 @@ class Task:
     options: Mapping[str, Any] = field(default_factory=dict)
     proposer: Target | None = None
     description: str = ""
-    study: str | None = None
+    study: Address | None = None
     study_of: Mapping[str, str] = field(default_factory=dict)
 
     @property

@@ -70,13 +70,12 @@ def partial(
     On a CPU in 16 bits, plain products again (see `dense`): the fused kernel takes two to four times as long for many
     sequences of few queries.
     """
-    if query.device.type == "cpu" and query.dtype in (torch.bfloat16, torch.float32):
-        few = query.shape[:3].numel() <= FEW_ROWS
-        if causal or few or query.dtype == torch.float32:
-            out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-                query, key, value, 0.0, causal, attn_mask=mask, scale=scale
-            )
-            return out, lse
+    fused = causal or query.shape[:3].numel() <= FEW_ROWS
+    if query.device.type == "cpu" and (query.dtype == torch.float32 or (fused and query.dtype == torch.bfloat16)):
+        out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            query, key, value, 0.0, causal, attn_mask=mask, scale=scale
+        )
+        return out, lse
     scores = torch.matmul(query * scale, key.transpose(-1, -2)).float()  # unscaled, they overflow float16
     if causal:
         rows = torch.arange(query.shape[-2], device=query.device)

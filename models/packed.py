@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -69,20 +70,27 @@ def unpack(model: Any) -> None:
 
 
 def _replace(model: Any, kind: type[nn.Module], change: Any) -> bool:
-    """Change the parts of a kind, each once, wherever they stand, and let go of each before the next one."""
+    """Change the parts of a kind, each once, wherever they stand."""
     found: dict[nn.Module, list[tuple[nn.Module, str]]] = {}
     for owner in model.modules():
         for name, part in owner.named_children():
             if type(part) is kind and part.weight.dtype == torch.bfloat16:
                 found.setdefault(part, []).append((owner, name))
     changes = bool(found)
+    put_in_place(found, change)
+    return changes
+
+
+def put_in_place(found: dict[Any, list[tuple[nn.Module, str]]], change: Callable[[Any], nn.Module]) -> None:
+    """Put what `change` makes of each part where the part is, by its owners' attributes, and let go of it: `found` is
+    emptied on the way, so that no more than one part is there twice.
+    """
     while found:
         part, places = found.popitem()
         made = change(part)
-        for owner, name in places:
-            setattr(owner, name, made)
+        for owner, attribute in places:
+            setattr(owner, attribute, made)
         del part
-    return changes
 
 
 def _available() -> bool:

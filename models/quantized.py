@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..errors import InputError, nearest
+from .packed import put_in_place
 
 FULL = "full"  # the weights as they are, in the target's dtype
 VERSION = "1"  # part of a model's identity: raised when what the weights are rounded to, or their product, changes
@@ -239,12 +240,12 @@ def quantize(model: Any, weights: str, *, name: str, device: str = "cpu") -> Any
     """
     kind = KINDS[weights]
     found = _matrices(model, kind, name)
-    while found:  # emptied on the way, so that what was replaced is let go of
-        matrix, places = found.popitem()
+
+    def rounded(matrix: Any) -> QuantizedLinear:
         weight = matrix.weight.detach() if isinstance(matrix, nn.Linear) else matrix.weight.detach().t()
-        made = kind(weight.to(device), matrix.bias)
-        for owner, attribute in places:
-            setattr(owner, attribute, made)
+        return kind(weight.to(device), matrix.bias)
+
+    put_in_place(found, rounded)
     return model.to(device)
 
 

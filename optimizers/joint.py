@@ -22,7 +22,7 @@ from .reflective import copro, gepa
 from .sampled import OptunaStrategy, random_sampler, tpe_sampler
 from .simba import simba
 from .space import Space
-from .storages import address_of
+from .storages import Address, address_of
 from .strategies import bootstrap_few_shot, bootstrap_random, knn_few_shot, labeled_few_shot, mipro
 
 LOCAL_OF = (2, 3)  # so many local moves of so many proposals
@@ -94,15 +94,16 @@ def strategy_named(name: str) -> StrategyFactory:
     return factory
 
 
-def check_joins(study: str, optimizer: str) -> None:
-    """Raise `InputError` for what is no address of a study, or a strategy that can't share one."""
-    address_of(study)
+def check_joins(study: str, optimizer: str) -> Address:
+    """The address of a study. Raises `InputError` for what is none, or a strategy that can't share one."""
+    address = address_of(study)
     if optimizer not in JOINING:
         raise InputError(
             f"{optimizer} can't share a study with other processes",
             field="study",
             expected=f"one of the optimizers {', '.join(JOINING)}",
         )
+    return address
 
 
 def _by_itself(space: Space, **_: Any) -> Strategy:

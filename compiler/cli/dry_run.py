@@ -34,8 +34,6 @@ def show_plan(task: Task, *, as_json: bool = False) -> None:
 
 def _about(task: Task) -> dict[str, Any]:
     examples = {name: len(getattr(task, name)) for name in ("train", "dev", "test")}
-    from ...optimizers.storages import address_of
-
     return {
         "name": task.name,
         "target": asdict(task.target.description),
@@ -45,21 +43,19 @@ def _about(task: Task) -> dict[str, Any]:
         "examples": examples,
         "budget": asdict(task.budget),
         "stop": asdict(task.stop),
-        **({} if task.study is None else {"study": address_of(task.study).shown}),
+        **({} if task.study is None else {"study": task.study.shown}),
     }
 
 
 def plan_lines(task: Task, plan: CompilePlan) -> Iterator[str]:
     """The plan in words."""
-    from ...optimizers.storages import address_of
-
     yield f"{task.name} on {target_text(task.target)}: the plan of a compile, nothing is written"
     yield ""
     rows = [f"{len(getattr(task, name)):,} {name}" for name in ("train", "dev", "test")]
     about = [("examples", ", ".join(rows)), ("metric", task.metric.name)]
     about += [("optimizer", f"{task.optimizer}, seed {task.seed}"), ("budget", budget_text(task.budget))]
     if task.study is not None:
-        about.append(("study", f"{address_of(task.study).shown}, whose other processes take their share of this"))
+        about.append(("study", f"{task.study.shown}, whose other processes take their share of this"))
     yield from columns([*about, *([("stop", stop_text(task))] if stop_text(task) else [])])
     yield ""
     for part in plan.predictors:

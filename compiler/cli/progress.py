@@ -46,9 +46,7 @@ class Lines:
         examples = ", ".join(f"{len(rows)} {name}" for name, rows in _splits(task).items())
         self._say(f"examples {examples}; budget {budget_text(task.budget)}; seed {task.seed}")
         if task.study is not None:
-            from ...optimizers.storages import address_of
-
-            self._say(f"study {address_of(task.study).shown}, with what other processes tell there")
+            self._say(f"study {task.study.shown}, with what other processes tell there")
         if folder.resumed:
             kept = counted(recorded, "recorded model call")
             self._say(f"resuming the run {short_path(folder.path)}, which has {kept}")

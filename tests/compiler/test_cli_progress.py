@@ -18,6 +18,7 @@ from cuecard.compiler.cli.screen import bytes_text, clock_text, columns, counted
 from cuecard.compiler.task import Reporter
 from cuecard.models.engine import Description
 from cuecard.optimizers.base import Budget, Candidate, Trial
+from cuecard.optimizers.storages import address_of
 
 ABOUT = Description(name="tiny", identity="x", device="cpu", dtype="float32", parameters=1, context_window=64)
 TASK: Any = SimpleNamespace(
@@ -88,7 +89,7 @@ def test_what_the_engine_does_not_do_is_said_once() -> None:
 
 def test_a_shared_study_is_named_without_its_password() -> None:
     lines: list[str] = []
-    task = SimpleNamespace(**{**vars(TASK), "study": "postgresql://anna:secret@host/studies"})
+    task = SimpleNamespace(**{**vars(TASK), "study": address_of("postgresql://anna:secret@host/studies")})
     Lines(lines.append).begin(task, folder(False), 0)
     assert [line for line in lines if "study" in line] == [
         "study postgresql://anna:***@host/studies, with what other processes tell there"
