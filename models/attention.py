@@ -18,6 +18,8 @@ NAME = "cuecard_tree"
 SCORES = 1 << 20  # scores that `dense` holds at once
 SHORT_RUN = 96  # tokens up to which a run's attention to itself is left to the fused kernel
 FEW_ROWS = 32  # of queries, up to which the fused kernel is the faster one
+# The log-sum-exps between which exponentials of the scores themselves are exact: bfloat16 holds exp(-87) to exp(88).
+LOWEST, HIGHEST = -60.0, 80.0
 
 
 class Plan(Protocol):
@@ -76,6 +78,8 @@ def partial(
             query, key, value, 0.0, causal, attn_mask=mask, scale=scale
         )
         return out, lse
+    if _shifts_late(query) and not causal:
+        return _attention(query * scale, key.transpose(-1, -2), value, mask)
     scores = torch.matmul(query * scale, key.transpose(-1, -2)).float()  # unscaled, they overflow float16
     if causal:
         rows = torch.arange(query.shape[-2], device=query.device)
@@ -125,12 +129,7 @@ def dense(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tens
     step = max(64, SCORES // (shared * length) // 64 * 64)
     for first in range(0, folded.shape[1], step):
         part = slice(first, first + step)
-        scores = torch.bmm(folded[:, part], keys)
-        peak = scores.amax(dim=-1, keepdim=True)
-        weights = scores.sub_(peak).exp_()
-        total = weights.sum(dim=-1, dtype=torch.float32)
-        torch.div(torch.bmm(weights, value), total[..., None], out=output[:, part])
-        torch.add(peak[..., 0], total.log_(), out=lse[:, part])
+        output[:, part], lse[:, part] = _attention(folded[:, part], keys, value)
     return output.reshape(heads, rows, -1), lse.reshape(heads, rows)
 
 
@@ -156,15 +155,39 @@ def causal(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Ten
     for first in range(0, rows, step):
         last = min(rows, first + step)
         count = last - first
-        scores = torch.bmm(by_head[:, :, first:last].reshape(shared, group * count, width), keys[:, :, :last])
-        scores.view(shared, group, count, last)[..., first:].add_(future[:count, :count])
-        peak = scores.amax(dim=-1, keepdim=True)
-        weights = scores.sub_(peak).exp_()
-        total = weights.sum(dim=-1, dtype=torch.float32)
-        mixed = torch.bmm(weights, value[:, :last]) / total[..., None]
+        block = by_head[:, :, first:last].reshape(shared, group * count, width)
+        mask = future[:count, :count].repeat(group, 1)
+        mixed, sums = _attention(block, keys[:, :, :last], value[:, :last], mask)
         output[:, :, first:last] = mixed.view(shared, group, count, -1)
-        lse[:, :, first:last] = (peak[..., 0] + total.log_()).view(shared, group, count)
+        lse[:, :, first:last] = sums.view(shared, group, count)
     return output.view(heads, rows, -1), lse.view(heads, rows)
+
+
+def _attention(query: Tensor, keys: Tensor, value: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Attention of scaled queries [..., R, D] to keys [..., D, L] and values [..., L, D] as two plain products: float32
+    [..., R, D] and the log-sum-exp [..., R]. The additive mask is that of the last keys, and of all where it is as wide.
+
+    A softmax takes each row's largest score away first, so that no exponential overflows. In bfloat16 few models' scores
+    come near to where it would (exp(88)), and finding and taking away the largest costs as much as the exponentials: so
+    they are taken at once, and once more in the safe way where a sum says that this was not good enough.
+    """
+    late = _shifts_late(query)
+    while True:
+        scores = torch.matmul(query, keys)
+        if mask is not None:
+            scores[..., scores.shape[-1] - mask.shape[-1] :] += mask
+        peak = None if late else scores.amax(dim=-1, keepdim=True)
+        weights = (scores if peak is None else scores.sub_(peak)).exp_()
+        total = weights.sum(dim=-1, dtype=torch.float32)
+        lse = total.log() if peak is None else peak[..., 0] + total.log()
+        if not late or bool((lse.amin() > LOWEST) & (lse.amax() < HIGHEST)):
+            return torch.matmul(weights, value) / total[..., None], lse
+        late = False
+
+
+def _shifts_late(query: Tensor) -> bool:
+    """Whether `_attention` tries without each row's largest score. (Where asking for a sum waits for a device, no.)"""
+    return query.dtype == torch.bfloat16 and query.device.type == "cpu"
 
 
 def repeat_heads(states: Tensor, heads: int) -> Tensor:

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
+from .memory import keep_memory
+
 NAME = "cuecard-compute"
 
 P = ParamSpec("P")
@@ -21,6 +23,7 @@ T = TypeVar("T")
 
 @functools.cache
 def _executor() -> ThreadPoolExecutor:
+    keep_memory()
     return ThreadPoolExecutor(max_workers=1, thread_name_prefix=NAME)
 
 

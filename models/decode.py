@@ -161,21 +161,28 @@ class _Cache:
 
 @dataclass(frozen=True)
 class _Origin:
-    """Where a new cache's rows come from. moved: (an old cache's number, rows of it, rows of the new one); new: (a row
-    of the new one, the flat indices of its tokens in the tree).
+    """Where a new cache's rows come from. moved: (an old cache's number, rows of it, rows of the new one); new: for
+    each of the rows after them, the flat indices in the tree of its tokens, [new rows, width]. What they are padded
+    with is never seen (any token's states do, as long as they are numbers).
     """
 
     moved: list[tuple[int, Tensor, Tensor]]
-    new: list[tuple[int, Tensor]]
+    new: Tensor
 
-    def gather(self, rows: int, width: int, store: Tensor, old: Sequence[Tensor]) -> Tensor:
+    def gather(self, rows: int, store: Tensor, old: Sequence[Tensor]) -> Tensor:
         """The new cache [rows, Hkv, width, D] from the tree's states [Hkv, T, D] and the old caches'."""
-        states = store.new_zeros(rows, store.shape[0], width, store.shape[2])
+        heads, tokens, depth = store.shape
+        width = self.new.shape[1]
+        device = store.device
+        by_head = self.new.to(device)[:, None] + tokens * torch.arange(heads, device=device)[:, None]
+        new = store.reshape(-1, depth).index_select(0, by_head.view(-1)).view(-1, heads, width, depth)
+        if not self.moved:
+            return new
+        states = store.new_zeros(rows, heads, width, depth)
+        states[rows - len(new) :] = new
         for number, before, after in self.moved:
             both = min(width, old[number].shape[2])
-            states[after.to(store.device), :, :both] = old[number][before.to(store.device), :, :both]
-        for row, indices in self.new:
-            states[row, :, : len(indices)] = store.index_select(1, indices.to(store.device))
+            states[after.to(device), :, :both] = old[number][before.to(device), :, :both]
         return states
 
 
@@ -318,15 +325,16 @@ class DecodePlan:
             sizes = [filled[place] for place in places]
             caches.append(_Cache(torch.tensor(places), torch.tensor(sizes), _width(max(sizes)), {}))
             homes = [home[kept[place]] for place in places if place < len(kept)]
-            origins.append(_origin(homes, [self._split.own(self.rows[place]) for place in places[len(homes) :]]))
+            joining = [self._split.own(self.rows[place]) for place in places[len(homes) :]]
+            origins.append(_origin(homes, joining, caches[-1].width))
         for layer, (store_keys, store_values) in self._store.layers.items():
             old = [cache.layers.pop(layer) for cache in self._caches]
             old_keys, old_values = [keys for keys, _ in old], [values for _, values in old]
             for cache, origin in zip(caches, origins, strict=True):
-                size = len(cache.places), cache.width
+                rows = len(cache.places)
                 cache.layers[layer] = (
-                    origin.gather(*size, store_keys, old_keys),
-                    origin.gather(*size, store_values, old_values),
+                    origin.gather(rows, store_keys, old_keys),
+                    origin.gather(rows, store_values, old_values),
                 )
         return caches
 
@@ -348,13 +356,16 @@ def _width(longest: int) -> int:
     return -(-longest // GROW) * GROW + GROW
 
 
-def _origin(homes: Sequence[tuple[int, int]], joining: Sequence[IntArray]) -> _Origin:
+def _origin(homes: Sequence[tuple[int, int]], joining: Sequence[IntArray], width: int) -> _Origin:
     """See `_Origin`. homes: for each of the new cache's first rows, the old cache and the row there that it was;
-    joining: the flat indices of the tokens of each of the others.
+    joining: the flat indices of the tokens of each of the others, at most `width`.
     """
     moved = []
     for number in sorted({number for number, _ in homes}):
         pairs = [(before, after) for after, (home, before) in enumerate(homes) if home == number]
         before, after = torch.tensor(pairs).unbind(dim=1)
         moved.append((number, before, after))
-    return _Origin(moved, [(len(homes) + i, torch.from_numpy(own)) for i, own in enumerate(joining)])
+    new = np.zeros((len(joining), width), dtype=np.int64)
+    for row, own in zip(new, joining, strict=True):
+        row[: len(own)] = own
+    return _Origin(moved, torch.from_numpy(new))
