@@ -47,7 +47,7 @@ from .task import Reporter, Task
 
 logger = logging.getLogger("cuecard")
 
-AFTER = ("votes", "refit")  # of `search`: what is tried after it
+AFTER = ("votes", "refit", "recalibrate")  # of `search`: what is tried after it
 
 
 class Silent:

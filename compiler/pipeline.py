@@ -27,6 +27,7 @@ from ..optimizers.foreign import is_foreign, run_teleprompter
 from ..optimizers.headed import FORMATS as HEAD_FORMATS
 from ..optimizers.joint import strategy_named
 from ..optimizers.pacing import Way, afforded, kept_back
+from ..optimizers.recalibrate import METHODS
 from ..optimizers.search import Search, SearchResult
 from ..optimizers.shared import SharedStudy
 from ..optimizers.space import Space
@@ -45,6 +46,8 @@ from .task import Compilation, Reporter, Task
 from .task_space import make_space, search_formats
 
 WIDTH = 12
+FEWEST_RUNS = 4  # of dev, that a search has calls for, before any are kept back for calibrations
+TAKING_WHAT_IS_LEFT = ("refit", "recalibrate")  # what is not asked for, and not missed where there is no room
 
 
 def run_task(task: Task, folder: RunFolder, reporter: Reporter) -> Compilation:
@@ -141,7 +144,7 @@ def _run(
     tried = _affordable(task, search, result, engine, decisions.known)
     told |= {name: asdict(way) if way and way.rows else bool(way) for name, way in tried.items()}
     stopped_by = decisions.ended(result.trials, result.stopped_by, told)
-    left_out = tuple(name for name, way in tried.items() if way is None and name != "refit")
+    left_out = tuple(name for name, way in tried.items() if way is None and name not in TAKING_WHAT_IS_LEFT)
     result = replace(result, stopped_by=stopped_by, left_out=left_out)
     result = _challenged(task, search, result, engine, tried)
     reporter.phase("test", 1.0)
@@ -160,9 +163,11 @@ def _ways_after(
     """How votes, matrices and heads can be tried, see `ways_after`: heads first, where there is no room for all."""
     formats = len(_head_formats(task, engine))
     written = candidate_of(task.program)
-    return ways_after(
-        search.evaluator, task.search, task.train, task.dev, formats, candidate, written=written, seed=task.seed
+    chooses = any(state.readout.kind == "choice" for state in (candidate or written).states.values()) or any(
+        readout.startswith("choice") for part in search.space.predictors for readout in part.readouts
     )
+    about: dict[str, Any] = {"written": written, "chooses": chooses, "seed": task.seed}
+    return ways_after(search.evaluator, task.search, task.train, task.dev, formats, candidate, **about)
 
 
 def keep_back(task: Task, search: Search, engine: JournaledEngine) -> None:
@@ -170,7 +175,10 @@ def keep_back(task: Task, search: Search, engine: JournaledEngine) -> None:
     if task.search.refit and any(any(part.nearest_counts) for part in search.space.predictors):
         search.pacer.tried = len(task.dev)
     if task.budget.metric_calls is not None:
-        search.pacer.kept = kept_back(_ways_after(task, search, engine), _room(task, search))
+        ways, room = _ways_after(task, search, engine), _room(task, search)
+        if room < FEWEST_RUNS * len(task.dev):
+            ways.pop("recalibrate", None)
+        search.pacer.kept = kept_back(ways, room)
 
 
 def _affordable(
@@ -193,7 +201,9 @@ def _challenged(
 ) -> SearchResult:
     about: dict[str, Any] = {"stem": task.name, "target": engine.identity, "seed": task.seed}
     formats = _head_formats(task, engine)
-    return challenged(search, result, task.train, ways, votes=task.search.votes, formats=formats, **about)
+    calibrations = METHODS if task.search.calibrations == "auto" else task.search.calibrations
+    wanted: dict[str, Any] = {"votes": task.search.votes, "calibrations": calibrations}
+    return challenged(search, result, task.train, ways, formats=formats, **wanted, **about)
 
 
 def _proposer(task: Task, folder: RunFolder, clock: Clock) -> JournaledEngine | None:

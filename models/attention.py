@@ -165,10 +165,10 @@ def causal(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Ten
 
 def _attention(query: Tensor, keys: Tensor, value: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Attention of scaled queries [..., R, D] to keys [..., D, L] and values [..., L, D] as two plain products: float32
-    [..., R, D] and the log-sum-exp [..., R]. The additive mask is that of the last keys, and of all where it is as wide.
+    [..., R, D] and the log-sum-exp [..., R]. An additive mask of fewer keys is that of the last ones.
 
-    A softmax takes each row's largest score away first, so that no exponential overflows. In bfloat16 few models' scores
-    come near to where it would (exp(88)), and finding and taking away the largest costs as much as the exponentials: so
+    A softmax takes each row's largest score away first, so that no exponential overflows. In bfloat16 few models come
+    near to where one would (exp(88)), and finding and taking away the largest costs as much as the exponentials: so
     they are taken at once, and once more in the safe way where a sum says that this was not good enough.
     """
     late = _shifts_late(query)

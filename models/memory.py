@@ -1,8 +1,8 @@
 """Memory that a computation lets go of is kept for the next one, where the C library is glibc.
 
-A forward pass takes and lets go of the same few megabytes over and over. By glibc's defaults the larger blocks come from
-the system anew each time, and every page of them has to be cleared and mapped again, until the library has seen enough
-of them to change its mind: a tenth of the time of a process's first batches. What is kept is at most a gigabyte.
+A forward pass takes and lets go of the same few megabytes over and over. By glibc's defaults the larger blocks come
+from the system anew each time, and every page of them has to be cleared and mapped again, until the library has seen
+enough of them to change its mind: a tenth of the time of a process's first batches. What is kept is at most a gigabyte.
 """
 
 from __future__ import annotations

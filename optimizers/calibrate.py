@@ -2,7 +2,8 @@
 
 - contextual: the label's log-likelihood for content-free inputs (Zhao et al. 2021, arXiv 2102.09690; averaged over
   `N/A`, `[MASK]` and the empty text, as there);
-- batch: its mean over unlabelled inputs (Zhou et al. 2023, arXiv 2309.17249);
+- batch: its mean over unlabelled inputs (Zhou et al. 2023, arXiv 2309.17249): those that the candidate runs on anyway
+  (`by_batch`), which costs nothing but to choose again (`overtaken`);
 - bias: fitted on labelled rows by multinomial logistic regression with one bias per label and one common scale, drawn
   towards the batch calibration by a ridge penalty. Only the argmax is used, so the scale divides out.
 """
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..programs.readout import Choice
+from ..programs.readout import Choice, calibrated
 from ..programs.state import Calibration, PredictorState
 from ..signatures import choices, write
 from .base import Candidate, Evaluator, Outcome, Row
@@ -56,6 +57,30 @@ def calibrate(
     return Candidate(states)
 
 
+def by_batch(
+    evaluator: Evaluator, candidate: Candidate, names: Sequence[str], outcomes: Sequence[Outcome]
+) -> Candidate:
+    """`candidate` with batch calibrations of the predictors `names`, by what it has seen in `outcomes`."""
+    states = dict(candidate.states)
+    for name in names:
+        states[name] = _with(states[name], "batch", _from_outcomes(evaluator, name, "batch", outcomes))
+    return Candidate(states)
+
+
+def overtaken(candidate: Candidate, names: Sequence[str], outcomes: Sequence[Outcome]) -> list[int]:
+    """The places of the outcomes in which the predictors `names` of `candidate` would choose other labels now."""
+
+    def chooses(name: str, choice: Choice) -> str:
+        scores = calibrated(candidate.states[name].readout, choice.field, choice.labels, choice.totals)
+        return max(scores, key=lambda label: scores[label])
+
+    return [
+        place
+        for place, outcome in enumerate(outcomes)
+        if any(name in names and chooses(name, choice) != choice.chosen for name, choice in outcome.choices)
+    ]
+
+
 def shows(demo: Mapping[str, Any], row: Row) -> bool:
     """Whether a demo holds all of a row's inputs: the model would have read the answer."""
     values = list(demo.values())
@@ -67,7 +92,7 @@ def _with(state: PredictorState, method: Any, offsets: dict[str, dict[str, float
     return state.model_copy(update={"readout": state.readout.model_copy(update={"calibration": calibration})})
 
 
-def _rounded(labels: Sequence[str], offsets: NDArray[np.float64]) -> dict[str, float]:
+def rounded(labels: Sequence[str], offsets: NDArray[np.float64]) -> dict[str, float]:
     """Offsets around 0, to four digits: what is written down is what was used."""
     centred = offsets - offsets.mean()
     return {label: round(float(offset), 4) for label, offset in zip(labels, centred, strict=True)}
@@ -79,7 +104,7 @@ def _contextual(evaluator: Evaluator, candidate: Candidate, name: str) -> dict[s
     by_field: dict[str, list[Choice]] = {}
     for choice in (choice for probes in seen for choice in probes):
         by_field.setdefault(choice.field, []).append(choice)
-    return {field: _rounded(made[0].labels, _totals(made).mean(axis=0)) for field, made in by_field.items()}
+    return {field: rounded(made[0].labels, _totals(made).mean(axis=0)) for field, made in by_field.items()}
 
 
 def _totals(made: Sequence[Choice]) -> NDArray[np.float64]:
@@ -108,9 +133,9 @@ def _from_outcomes(
         known = [place for place, label in enumerate(gold) if label in labels]
         if method == "bias" and known:
             answers = np.array([labels.index(str(gold[place])) for place in known])
-            offsets[field] = _rounded(labels, fit_bias(totals[known], answers, totals.mean(axis=0)))
+            offsets[field] = rounded(labels, fit_bias(totals[known], answers, totals.mean(axis=0)))
         else:
-            offsets[field] = _rounded(labels, totals.mean(axis=0))
+            offsets[field] = rounded(labels, totals.mean(axis=0))
     return offsets
 
 

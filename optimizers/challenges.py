@@ -1,9 +1,10 @@
 """What is tried on top of what a search found, each as one more candidate that has to win on dev.
 
-Dev rows among the demos that are chosen at call time (`refit.py`), votes (`voted.py`), and heads and matrices, which
-are no prompts (`headed.py`). What it takes to fit and try one counts for the budget like a search's runs of the
-program: a prompt that is read for its hidden states is a metric call, though it is cheaper than a run of the program.
-Where the budget has no room for all train rows in all formats, fewer are taken.
+Dev rows among the demos that are chosen at call time (`refit.py`), calibrations fitted to what dev has shown
+(`recalibrate.py`), votes (`voted.py`), and heads and matrices, which are no prompts (`headed.py`). What it takes to fit
+and try one counts for the budget like a search's runs of the program: a prompt that is read for its hidden states is a
+metric call, though it is cheaper than a run of the program. Where the budget has no room for all train rows in all
+formats, fewer are taken.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from .base import Candidate, Evaluator, Row
 from .headed import fresh_rows, headed, label_outputs, with_matrices
 from .heads import Fitted
 from .pacing import Way, blocks
+from .recalibrate import METHODS, recalibrated
 from .refit import shown_itself, with_rows
 from .search import Search, SearchResult
 from .voted import with_votes
@@ -37,15 +39,17 @@ def ways_after(
     candidate: Candidate | None = None,
     *,
     written: Candidate | None = None,
+    chooses: bool = True,
     seed: int = 0,
 ) -> dict[str, list[Way]]:
     """The ways to try things on top of what a search finds, the best last, and nothing of what can't be tried.
 
     Of what `wanted` names: the `head`, fitted on more and more rows, and then in more formats; the `matrix`; the
-    `votes`. And the `refit`, for which no search keeps calls back: it takes what is left.
+    `votes`; the `recalibrate`d labels, of which only rows that change are run, hardly ever all. And the `refit`, for
+    which no search keeps calls back: it takes what is left.
 
     dev: the rows that each is tried on; candidate: what was found, where that is known already; written: the program as
-    written.
+    written; chooses: whether labels may be chosen by likelihood.
     """
     ways: dict[str, list[Way]] = {}
     if "head" in wanted.readouts and readings(evaluator, train):
@@ -63,6 +67,9 @@ def ways_after(
         ways["votes"] = [Way(len(dev))]
     if wanted.refit and candidate is not None and with_rows(evaluator, candidate, dev, written) is not None:
         ways["refit"] = [Way(len(dev))]
+    if wanted.recalibrate and chooses and any(label_outputs(evaluator)):
+        most = len(dev) if candidate is not None else len(dev) // 2
+        ways["recalibrate"] = [Way(count) for count in range(1, most + 1)]
     return ways
 
 
@@ -91,13 +98,14 @@ def challenged(
     ways: Mapping[str, Way | None],
     *,
     votes: int | None,
+    calibrations: Sequence[str] = METHODS,
     formats: Sequence[FormatChoice],
     stem: str,
     target: str,
     seed: int,
 ) -> SearchResult:
-    """The result with what `ways` names tried on top of what was chosen: the `refit`, `votes`, then the `matrix`, then
-    the `head`, both fitted on some of `rows`. stem, target: see `headed`.
+    """The result with what `ways` names tried on top of what was chosen: the `refit`, other `calibrations`, `votes`,
+    then the `matrix`, then the `head`, both fitted on some of `rows`. stem, target: see `headed`.
 
     Matrix and head are tried only where the user asks for them: such a program runs on this model alone, and is no
     prompt to read or to take elsewhere.
@@ -108,6 +116,11 @@ def challenged(
         if grown is not None:
             unfair = partial(shown_itself, evaluator, grown)
             result = search.challenge(result, grown, {"refit": True}, prompts=True, unfair=unfair)
+    if way := ways.get("recalibrate"):
+        better = recalibrated(evaluator, search.known(result), calibrations, way.calls)
+        if better is not None:
+            told = {f"{name}.calibration": method for name, method in better.methods.items()}
+            result = search.challenge(result, better.candidate, told, prompts=True, run=better.run)
     if votes and ways.get("votes"):
         voting = with_votes(evaluator, result.chosen.candidate, votes)
         result = result if voting is None else search.challenge(result, voting, {"votes": votes}, prompts=True)

@@ -6,8 +6,10 @@ After each block go those of which a paired test says that they are worse than t
 1994), and then the worse half of the others (successive halving, Jamieson and Talwalkar 2016). A dropped candidate's
 score on all of dev is estimated by the incumbent's plus the mean paired difference.
 
-Calibrations take rows of their own, more than the first blocks have. So they are fitted on a few rows at first, and on
-all that they need for those who are left after two blocks; who reaches the end runs those blocks again.
+A batch calibration is taken from what a candidate has seen of dev, without its labels, and taken anew after each block:
+the rows that are answered otherwise then are run again, for which the model has nothing new to compute. A bias takes
+labelled rows of its own, more than the first blocks have. So it is fitted on a few rows at first, and on all that it
+needs for those who are left after two blocks; who reaches the end runs those blocks again.
 """
 
 from __future__ import annotations
@@ -23,13 +25,13 @@ from ..metrics.base import Measurement, Metric
 from ..metrics.statistics import losing, paired_test
 from ..seeds import derive_seed
 from .base import Candidate, Evaluator, Outcome, Proposal, Row, Trial
-from .calibrate import BATCH_ROWS, BIAS_ROWS, SAMPLED, calibrate
+from .calibrate import BIAS_ROWS, by_batch, calibrate, overtaken
 from .pacing import Pacer, fewest_left
 from .stopping import Asked
 
 DROP_LEVEL = 0.15
 RACE_RESAMPLES = 500
-ROUGH_ROWS = 16  # that a calibration has at first
+ROUGH_ROWS = 16  # that a fitted calibration has at first
 ROUGH_BLOCKS = 2  # that are run with such a calibration
 
 Planned = Callable[[int, Sequence[int]], None]
@@ -50,6 +52,11 @@ class Racer:
     stale: bool = False
     outcomes: tuple[Outcome, ...] = ()
     gap: float = 0.0
+
+    @property
+    def before(self) -> dict[str, str]:
+        """The calibrations that are there before it runs."""
+        return {name: method for name, method in self.methods.items() if method != "batch"}
 
     @property
     def measurements(self) -> tuple[Measurement, ...]:
@@ -116,6 +123,11 @@ class Race:
                     trials[racer.number] = racer.trial(metric, "failed", None, failed)
                     continue
                 racer.outcomes += tuple(mine)
+                self._settle(racer)
+                failed = failure(racer.outcomes)
+                if failed is not None:
+                    trials[racer.number] = racer.trial(metric, "failed", None, failed)
+                    continue
                 racer.gap = metric.aggregate(racer.measurements) - metric.aggregate(theirs[:end])
                 if end < total and is_losing(metric, racer.measurements, theirs[:end]):
                     drop(racer)
@@ -166,19 +178,30 @@ class Race:
         """How many rows the calibrations of a racer will take yet."""
         if not racer.rough:
             return 0
-        needed = BIAS_ROWS if "bias" in racer.methods.values() else BATCH_ROWS
-        return min(needed, len(self.rows)) - ROUGH_ROWS
+        return min(BIAS_ROWS, len(self.rows)) - ROUGH_ROWS
 
     def _calibrate(self, racer: Racer, *, few: bool = False) -> None:
-        """Fit a racer's calibrations: all before its first block, on a `few` rows; those that take rows again after."""
+        """Fit a racer's calibrations: all before its first block, on a `few` rows; a bias once more after."""
         if racer.outcomes and not racer.rough:
             return
-        methods = {name: way for name, way in racer.methods.items() if not racer.outcomes or way in SAMPLED}
+        methods = {name: way for name, way in racer.before.items() if not racer.outcomes or way == "bias"}
         if methods:
             limit = ROUGH_ROWS if few else None
             racer.candidate = calibrate(self.evaluator, racer.candidate, methods, self.rows, limit=limit)
         racer.stale = racer.rough
-        racer.rough = few and len(self.rows) > ROUGH_ROWS and any(way in SAMPLED for way in methods.values())
+        racer.rough = few and len(self.rows) > ROUGH_ROWS and "bias" in methods.values()
+
+    def _settle(self, racer: Racer) -> None:
+        """A racer's batch calibrations by all that it has run on, and the rows that are answered otherwise then."""
+        names = [name for name, method in racer.methods.items() if method == "batch"]
+        if not names:
+            return
+        racer.candidate = by_batch(self.evaluator, racer.candidate, names, racer.outcomes)
+        places = overtaken(racer.candidate, names, racer.outcomes)
+        if places:
+            again = self.evaluator.run(racer.candidate, [racer.outcomes[place].row for place in places])
+            now = dict(zip(places, again, strict=True))
+            racer.outcomes = tuple(now.get(place, outcome) for place, outcome in enumerate(racer.outcomes))
 
     def _again(self, racers: Sequence[Racer], places: Sequence[int]) -> None:
         """The first blocks once more, for those whose calibrations were fitted again after them."""

@@ -23,10 +23,11 @@ from ..errors import CuecardError, RunError
 from ..metrics.statistics import PairedResult, paired_test
 from ..seeds import derive_seed
 from .base import Budget, Candidate, Evaluator, Outcome, Proposal, Row, Sharing, Strategy, Trial
-from .calibrate import BATCH_ROWS
+from .calibrate import BIAS_ROWS
 from .front import FrontRule, Point, front
 from .pacing import EVEN, FIRST_RUNG, WEIGHED, Pacer
-from .racing import ROUGH_ROWS, Planned, Race, Racer
+from .racing import ROUGH_BLOCKS, ROUGH_ROWS, Planned, Race, Racer
+from .recalibrate import Known
 from .selection import best_of_many
 from .space import Space
 from .stopping import Asked, StopRules
@@ -46,7 +47,8 @@ class SearchResult:
     the baseline included, those that no other beats on both score and prompt length. `left_out`: what was asked for on
     top of the search and not tried, since the budget had no room for it; `read`: how many prompts heads were fitted on
     outside of the program's runs, a metric call each; `others`: how many of the trials other processes of a shared
-    study ran. `dev`: the examples of dev, as the measurements of trials that ran on all of them are ordered.
+    study ran. `dev`: the examples of dev, as the measurements of trials that ran on all of them are ordered;
+    `complete`: those trials, but for the baseline.
 
     The verdict's `p_value` counts all candidates that ran on all of dev; its other numbers are the pair's own. Under a
     rule that asks for a score and for short prompts, a baseline that has the score gives way to a shorter program that
@@ -65,6 +67,7 @@ class SearchResult:
     left_out: tuple[str, ...] = ()
     read: int = 0
     others: int = 0
+    complete: tuple[Trial, ...] = field(default=(), repr=False)
 
     @property
     def chosen(self) -> Trial:
@@ -119,6 +122,7 @@ class Search:
         self.rows = list(self.calibration_rows)
         random.Random(derive_seed(self.seed, "calibration")).shuffle(self.rows)
         self._challenges = 0
+        self.ran: dict[str, Sequence[Outcome]] = {}  # by digest, of those that ran on all of dev
         self.pacer = Pacer(self.evaluator, self.budget, self.order, self.later, self.first_rung)
 
     def baseline(self, candidate: Candidate) -> Trial:
@@ -162,6 +166,8 @@ class Search:
                 break
             for trial, racer in zip(race.run(racers, best, generation, begun), racers, strict=True):
                 trial = self._stand(stand, trial, racer.key)
+                if trial.status == "complete":
+                    self._see(trial.candidate, racer.outcomes)
                 value = metric.low if trial.estimate is None else trial.estimate
                 stand.seen[racer.key] = value
                 strategy.observe(racer.proposal, value, trial.best)
@@ -225,18 +231,19 @@ class Search:
         *,
         prompts: bool = False,
         unfair: Callable[[Sequence[Outcome]], str | None] = lambda outcomes: None,
+        run: Callable[[Evaluator, Sequence[Row]], Sequence[Outcome]] | None = None,
     ) -> SearchResult:
         """The result when one more candidate, made of the chosen one, runs on all of dev against it.
 
         Its test against the baseline counts as one of all that were: the search's, and the challenges' (Bonferroni).
         prompts: whether the candidate is prompts alone, which the rule then has to allow; unfair: why its outcomes on
-        dev can't be trusted, if they can't.
+        dev can't be trusted, if they can't; run: how it is run on dev, where that is not all of it at once.
         """
         metric, number = self.evaluator.metric, result.trials
         tokens = self._tokens(candidate)
         if prompts and not self.rule.allows(tokens):
             return result
-        outcomes = self.evaluator.run(candidate, self.order)
+        outcomes = self.evaluator.run(candidate, self.order) if run is None else run(self.evaluator, self.order)
         trial = self._ran(number, params, candidate, outcomes)
         if trial.status == "complete" and (reason := unfair(outcomes)):
             trial = replace(trial, status="failed", reason=reason)
@@ -245,6 +252,7 @@ class Search:
             result = replace(result, front=front([*result.front, point]))
         self._challenges += 1
         result = replace(result, trials=number + 1)
+        result = replace(result, complete=(*result.complete, trial)) if trial.status == "complete" else result
         if not prompts:
             result = replace(result, prompt_only=result.prompt_only or result.chosen)
         if trial.status == "complete" and self._better(trial, result.chosen):
@@ -281,7 +289,17 @@ class Search:
     def _ran(self, number: int, params: Mapping[str, Any], candidate: Candidate, outcomes: Sequence[Outcome]) -> Trial:
         """The trial of a candidate that ran on all of dev outside a race."""
         racer = Racer(number, Proposal(params, number), candidate, candidate.digest, outcomes=tuple(outcomes))
+        self._see(candidate, outcomes)
         return racer.ended(self.evaluator.metric)
+
+    def _see(self, candidate: Candidate, outcomes: Sequence[Outcome]) -> None:
+        """Keep what became of dev's rows under a candidate that ran on all of them."""
+        self.ran[candidate.digest] = tuple(outcomes)
+
+    def known(self, result: SearchResult) -> list[Known]:
+        """What ran on all of dev in this process without a failure, the chosen one first."""
+        trials = {trial.candidate.digest: trial for trial in (result.chosen, result.baseline, *result.complete)}
+        return [(trial, self.ran[digest]) for digest, trial in trials.items() if digest in self.ran]
 
     def next_width(
         self, generation: int, trials: int, costs: Mapping[str, float], best: Trial, others: int = 0
@@ -300,9 +318,13 @@ class Search:
 
     def first_costs(self, baseline: Trial, strategy: Strategy) -> dict[str, float]:
         """What a run costs before anything has raced: what calibrations cost is added, and seconds are not known."""
-        calibrated = any("+" in readout for part in self.space.predictors for readout in part.readouts)
-        rows = ROUGH_ROWS + BATCH_ROWS / 4  # for each, and for the quarter that is left after two blocks
-        extra = self.width * min(rows, len(self.rows)) if calibrated else 0
+        methods = {readout.partition("+")[2] for part in self.space.predictors for readout in part.readouts}
+        ends, extra = self.pacer.ends(self.width), 0.0
+        if "batch" in methods:
+            extra = self.width * ends[0]  # half of the first block is answered otherwise, and less of those after it
+        elif "bias" in methods:
+            again = BIAS_ROWS + ends[min(ROUGH_BLOCKS, len(ends)) - 1]  # for the quarter that is left after two blocks
+            extra = self.width * min(ROUGH_ROWS + again / 4, len(self.rows))
         space = getattr(strategy, "space", self.space)
         starts = space.starts() if space.predictors and self.budget.tokens is not None else []
         first = [Candidate(space.states(point)) for point in starts]
@@ -378,7 +400,9 @@ class Search:
         picked = self.rule.pick(points) if self.rule != FrontRule() else None
         best = best if picked is None else there[picked.trial]
         if best is baseline:
-            return SearchResult(baseline, best, None, False, trials, stopped_by, front=found, dev=self.order)
+            return SearchResult(
+                baseline, best, None, False, trials, stopped_by, front=found, dev=self.order, complete=tuple(complete)
+            )
         metric, seed = self.evaluator.metric, derive_seed(self.seed, "confirm") % 2**32
         verdict = paired_test(metric, best.measurements, baseline.measurements, seed=seed)
         raced = [trial.measurements for trial in complete]
@@ -387,7 +411,9 @@ class Search:
         enough = self.rule.at_least is not None and (baseline.score or 0.0) >= self.rule.at_least
         accepted = enough or (verdict.difference > 0 and p_value < ACCEPT_LEVEL)
         verdict = replace(verdict, p_value=p_value)
-        return SearchResult(baseline, best, verdict, accepted, trials, stopped_by, front=found, dev=self.order)
+        return SearchResult(
+            baseline, best, verdict, accepted, trials, stopped_by, front=found, dev=self.order, complete=tuple(complete)
+        )
 
 
 def key_of(candidate: Candidate, calibrations: Mapping[str, str]) -> str:

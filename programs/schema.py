@@ -197,6 +197,7 @@ class SearchSpec(Strict):
     demos: Span[Count] = (0, 8)
     nearest: Span[Count] = (0, 8)
     refit: bool = True
+    recalibrate: bool = True
     instructions: Annotated[
         InstructionSpec, BeforeValidator(short_form("most"), json_schema_input_type=int | InstructionSpec)
     ] = Field(default_factory=InstructionSpec)
