@@ -65,11 +65,11 @@ def ways_after(
             ways["matrix"] = [Way(len(dev) + rows, rows) for rows in blocks(fresh, FEWEST_ROWS)]
     if wanted.votes and (candidate is None or with_votes(evaluator, candidate, wanted.votes) is not None):
         ways["votes"] = [Way(len(dev))]
-    if wanted.refit and candidate is not None and with_rows(evaluator, candidate, dev, written) is not None:
-        ways["refit"] = [Way(len(dev))]
     if wanted.recalibrate and chooses and any(label_outputs(evaluator)):
         most = len(dev) if candidate is not None else len(dev) // 2
         ways["recalibrate"] = [Way(count) for count in range(1, most + 1)]
+    if wanted.refit and candidate is not None and with_rows(evaluator, candidate, dev, written) is not None:
+        ways["refit"] = [Way(len(dev))]
     return ways
 
 

@@ -113,7 +113,9 @@ def test_one_predictor_may_have_a_head_and_another_none() -> None:
 
 
 def ways(train: Sequence[Any] = ROWS, candidate: Candidate | None = None, **search: Any) -> dict[str, list[Way]]:
-    return ways_after(evaluator(Asked()), SearchSpec(**search), train, ROWS[:10], 2, candidate)
+    return ways_after(
+        evaluator(Asked()), SearchSpec(**{"recalibrate": False, **search}), train, ROWS[:10], 2, candidate
+    )
 
 
 def test_a_prompt_is_read_for_each_label_output_of_a_row_that_holds_what_it_needs() -> None:
@@ -149,7 +151,9 @@ def test_votes_take_the_rows_of_dev_where_anything_is_generated() -> None:
     assert ways(votes=5) == ways(candidate=Candidate({"route": FOUND}), votes=5) == {"votes": [Way(10)]}
     labels = {"route": cuecard.signature("text -> queue: Literal['billing', 'technical']")}
     choice = Candidate({"route": PredictorState(readout=ReadOut(kind="choice"))})
-    assert ways_after(evaluator(Asked(), labels), SearchSpec(votes=5), ROWS, ROWS[:10], 2, choice) == {}
+    assert (
+        ways_after(evaluator(Asked(), labels), SearchSpec(votes=5, recalibrate=False), ROWS, ROWS[:10], 2, choice) == {}
+    )
 
 
 def test_near_demos_can_grow_by_the_rows_of_dev_and_nothing_is_kept_back_for_it() -> None:
@@ -157,8 +161,18 @@ def test_near_demos_can_grow_by_the_rows_of_dev_and_nothing_is_kept_back_for_it(
     assert "refit" not in ways(candidate=Candidate({"route": FOUND}))
     labels = {"route": cuecard.signature("text -> queue: Literal['billing', 'technical', 'account']")}
     found = ways_after(evaluator(Asked(), labels), SearchSpec(), ROWS, ROWS[:10], 2, Candidate({"route": near}))
-    assert found == {"refit": [Way(10)]}
-    assert ways_after(evaluator(Asked(), labels), SearchSpec(), ROWS, ROWS[:10], 2) == {}
+    assert found["refit"] == [Way(10)]
+    assert "refit" not in ways_after(evaluator(Asked(), labels), SearchSpec(), ROWS, ROWS[:10], 2)
+
+
+def test_labels_are_recalibrated_on_as_many_rows_as_there_is_room_for_and_half_of_dev_is_kept_back() -> None:
+    assert ways(candidate=Candidate({"route": FOUND}), recalibrate=True)["recalibrate"] == [
+        Way(n) for n in range(1, 11)
+    ]
+    assert ways(recalibrate=True)["recalibrate"] == [Way(n) for n in range(1, 6)]
+    free = {"route": cuecard.signature("text -> why: str")}
+    assert ways_after(evaluator(Asked(), free), SearchSpec(), ROWS, ROWS[:10], 2) == {}
+    assert ways_after(evaluator(Asked()), SearchSpec(), ROWS, ROWS[:10], 2, chooses=False) == {}
 
 
 @pytest.mark.parametrize(

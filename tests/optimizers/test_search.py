@@ -623,10 +623,15 @@ def test_the_same_parameters_under_another_calibration_are_another_point() -> No
 # ---- calibration
 
 
-def calibrated() -> Run:
+def chosen_by(candidate: Candidate) -> str:
+    """The first label, until a calibration takes its advantage away."""
+    return "billing" if candidate.states["p"].readout.calibration is None else "technical"
+
+
+def calibrated(winner: int = 1, chosen: Any = lambda candidate, row: "billing") -> Run:
     def outcome(candidate: Candidate, row: Any) -> Outcome:
-        made = Choice(1, "queue", ("billing", "technical"), (-1.0, -3.0), "billing", 5)
-        return Outcome(row, Measurement(float(number_of(candidate) == 1)), {}, choices=(("p", made),))
+        made = Choice(1, "queue", ("billing", "technical"), (-1.0, -3.0), chosen(candidate, row), 5)
+        return Outcome(row, Measurement(float(number_of(candidate) == winner)), {}, choices=(("p", made),))
 
     points = [point(1, "choice+batch"), point(2, "choice+bias")]
     over = space(readouts=("choice+batch", "choice+bias"))
@@ -638,33 +643,47 @@ def test_a_calibrated_candidate_runs_with_its_offsets_and_is_kept_with_them() ->
     found = run.result.chosen.candidate.states["p"].readout.calibration
     assert found is not None
     assert found.offsets == {"queue": {"billing": 1.0, "technical": -1.0}}
-    assert run.evaluator.runs[1][0].states["p"].readout.calibration is None, "what is fitted on has none"
+    fitted = [candidate for candidate, ids in run.evaluator.runs if not set(ids) & set(range(64))]
+    assert all(candidate.states["p"].readout.calibration is None for candidate in fitted), "what is fitted on has none"
     assert run.evaluator.runs[-1][0].states["p"].readout.calibration == found
 
 
-def test_calibration_never_sees_dev_and_takes_few_rows_before_the_first_block() -> None:
-    run = calibrated()
+def test_a_bias_never_sees_dev_and_takes_few_rows_before_the_first_block() -> None:
+    run = calibrated(winner=2)
     fitted = [ids for candidate, ids in run.evaluator.runs if not set(ids) & set(range(64))]
-    assert [len(ids) for ids in fitted] == [16, 16, 32], "candidate 2 loses the first block"
-    assert fitted[2][:16] == fitted[0]
+    assert [len(ids) for ids in fitted] == [16, 128], "candidate 1 has a batch calibration"
+    assert fitted[1][:16] == fitted[0]
 
 
-def test_who_ends_the_race_runs_its_first_block_again_with_its_last_calibration() -> None:
-    run = calibrated()
-    winner = run.result.chosen.candidate.digest
-    seen = [row for candidate, ids in run.evaluator.runs if candidate.digest == winner for row in ids]
-    assert set(range(64)) <= set(seen)
+@pytest.mark.parametrize("winner", [1, 2])
+def test_who_ends_the_race_ran_on_all_of_dev_with_its_last_calibration(winner: int) -> None:
+    run = calibrated(winner=winner, chosen=lambda candidate, row: chosen_by(candidate))
+    last = run.result.chosen.candidate
+    assert last.states["p"].readout.calibration is not None
+    seen = [row for candidate, ids in run.evaluator.runs if candidate.digest == last.digest for row in ids]
+    assert (set(range(64)) <= set(seen)) == (winner == 2), "of a batch calibration those that change are enough"
     assert run.result.chosen.examples == 64
 
 
-def test_one_that_races_alone_is_calibrated_once() -> None:
+def test_a_batch_calibration_is_taken_from_what_was_seen_and_the_rows_that_it_changes_run_again() -> None:
     def outcome(candidate: Candidate, row: Any) -> Outcome:
-        made = Choice(1, "queue", ("billing", "technical"), (-1.0, -3.0), "billing", 5)
-        return Outcome(row, Measurement(float(number_of(candidate) == 1)), {}, choices=(("p", made),))
+        totals = (-1.0, -3.0 + row.id % 2)  # never the second label, until the labels' means are taken away
+        found = candidate.states["p"].readout.calibration
+        offsets = {"billing": 0.0, "technical": 0.0} if found is None else found.offsets["queue"]
+        scores = (totals[0] - offsets["billing"], totals[1] - offsets["technical"])
+        label = "billing" if scores[0] >= scores[1] else "technical"
+        made = Choice(1, "queue", ("billing", "technical"), totals, label, 5)
+        right = number_of(candidate) == 1 and label == ("technical" if row.id % 2 else "billing")
+        return Outcome(row, Measurement(float(right)), {}, choices=(("p", made),))
 
     over = space(readouts=("choice+batch",))
     run = Run(graded(base=0), [point(1, "choice+batch")], over=over, outcome=outcome, rows=16)
-    assert [len(ids) for _, ids in run.evaluator.runs] == [16, 32, 16]
+    assert [len(ids) for _, ids in run.evaluator.runs] == [16, 16, 8], "the baseline, all, and every other row again"
+    assert [row % 2 for row in run.evaluator.runs[-1][1]] == [1] * 8
+    assert run.result.chosen.score == 1.0
+    found = run.result.chosen.candidate.states["p"].readout.calibration
+    assert found is not None
+    assert found.offsets == {"queue": {"billing": 0.75, "technical": -0.75}}
 
 
 # ---- the same search twice

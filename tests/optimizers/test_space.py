@@ -223,7 +223,7 @@ def test_optuna_can_store_every_dimension(tmp_path: Any) -> None:
         ("a -> b: int", None, None, ("text", "constrained")),
         ("a -> b: str, c: bool", ["choice"], ["none"], ("choice",)),
         ("a -> b", ["choice", "constrained"], None, ("text",)),
-        ("a: int -> b: bool", ["choice"], None, ("choice", "choice+batch", "choice+bias")),
+        ("a: int -> b: bool", ["choice"], None, ("choice", "choice+batch")),
         ("a -> b: bool", ["choice", "text"], ["bias"], ("choice+bias", "text")),
         ("a -> b: bool", ["choice"], [], ("text",)),
     ],
