@@ -85,7 +85,7 @@ def test_the_dimensions_and_their_sizes(plan: CompilePlan) -> None:
     assert found["route"]["format"] == (("completion", "turns"), 2)
     assert found["route"]["demo_set"] == ((), 32)
     assert found["route"]["readout"][0] == ("text", "constrained", "choice")
-    assert found["route"]["calibration"][0] == ("none", "contextual", "batch", "bias")
+    assert found["route"]["calibration"][0] == ("none", "contextual", "batch")
     sizes = [part.size for part in plan.predictors]
     assert plan.size == (sizes[0] or 0) * (sizes[1] or 0) > 10**5
 
@@ -140,7 +140,7 @@ def test_what_the_budget_allows(budget: Budget, limit: str, tmp_path: Path) -> N
     task = task_of(tmp_path, learner(), budget=budget)
     plan = plan_compile(task)
     assert plan.limited_by == limit
-    runs = {"metric_calls": [108, 0], "model_calls": [64, 0], "trials": [72], "tokens": range(20, 400)}
+    runs = {"metric_calls": [102, 0], "model_calls": [64, 0], "trials": [72], "tokens": range(20, 400)}
     assert plan.runs in runs[limit]
     assert plan.runs // 24 <= plan.candidates <= plan.runs, "twelve rows of dev each, and twelve to calibrate on"
     assert len(plan.first) <= 12
@@ -220,7 +220,7 @@ def test_the_plan_on_the_screen(
         "budget     60 metric calls",
         "stop       exact_match 0.9 on dev",
         "",
-        "main: 390 points",
+        "main: 325 points",
     ]
     assert told[9:15] == [
         '  instruction  1   "Route the ticket."',

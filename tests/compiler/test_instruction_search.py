@@ -90,7 +90,7 @@ signature: "ticket -> queue: Literal['billing', 'technical', 'account']"
 data: {train: train.jsonl, dev: dev.jsonl}
 metric: exact_match
 optimize:
-  budget: {metric_calls: 80}
+  budget: {metric_calls: 120}
   search:
     demos: 0
     formats: [completion]

@@ -210,8 +210,15 @@ def test_a_budget_of_trials(budget: Budget, trials: int, tmp_path: Path) -> None
 
 
 def test_metric_calls_are_kept_within_one_trial(tmp_path: Path) -> None:
-    compiled = compile_tickets(tmp_path, budget={"metric_calls": 60})
+    search = {"instructions": 2, "demos": [0, 4], "recalibrate": False}
+    compiled = compile_tickets(tmp_path, budget={"metric_calls": 60}, search=search)
     assert 60 <= compiled.compilation.spent["metric_calls"] < 60 + 12 + 12
+
+
+def test_where_calls_are_kept_back_they_are_not_gone_over(tmp_path: Path) -> None:
+    compiled = compile_tickets(tmp_path, budget={"metric_calls": 70})
+    assert compiled.compilation.result.trials > 2
+    assert compiled.compilation.spent["metric_calls"] <= 70
 
 
 class ScriptedClock(Clock):
@@ -357,7 +364,7 @@ def test_a_failure_in_the_test_ends_the_run_and_it_is_gone_on_with(tmp_path: Pat
 
 def test_an_engine_that_dies_leaves_a_run_to_go_on_with(tmp_path: Path) -> None:
     def before(batch: Any) -> None:
-        if len(engine.batches) == 6:
+        if len(engine.batches) == 5:
             raise RuntimeError("the card is gone")
 
     engine = WordLearner(bias={"billing": 2.0}).engine(before=before)
