@@ -163,7 +163,7 @@ def _ways_after(
     """How votes, matrices and heads can be tried, see `ways_after`: heads first, where there is no room for all."""
     formats = len(_head_formats(task, engine))
     written = candidate_of(task.program)
-    found = {state.readout.kind for state in (candidate or written).states.values()}
+    found: set[str] = {state.readout.kind for state in (candidate or written).states.values()}
     found |= {readout.partition("+")[0] for part in search.space.predictors for readout in part.readouts}
     chooses = "choice" in found and not is_foreign(task.optimizer)  # whose result stays what it made
     about: dict[str, Any] = {"written": written, "chooses": chooses, "seed": task.seed}

@@ -100,15 +100,18 @@ class Pacer:
             calls, start, alive = calls + alive * (end - start), end, math.ceil(alive / 2)
         return calls
 
-    def first_costs(self, extra: float, baseline: Candidate, candidates: Sequence[Candidate]) -> dict[str, float]:
-        """What each run of the first generation may cost, by what the baseline's did, with so many more for
-        calibrations and prompts as long as those of `candidates`. Seconds are not known: 0.
+    def first_costs(
+        self, extra: float, fresh: float, baseline: Candidate, candidates: Sequence[Candidate]
+    ) -> dict[str, float]:
+        """What each run of the first generation may cost, by what the baseline's did, with prompts as long as those of
+        `candidates`, and with so many more for calibrations: `extra` metric calls, of which for `fresh` the model is
+        asked. Seconds are not known: 0.
         """
         pace = dict(self.paces.get(0, EVEN))
         if self.budget.tokens is not None and candidates:
             weights = [self.weight(candidate)["tokens"] for candidate in candidates]
             pace["tokens"] += max(0.0, sum(weights) / len(weights) - self.weight(baseline)["tokens"])
-        return {"metric_calls": 1.0 + extra, **{name: (1.0 + extra) * pace[name] for name in PACED}, "seconds": 0.0}
+        return {"metric_calls": 1.0 + extra, **{name: (1.0 + fresh) * pace[name] for name in PACED}, "seconds": 0.0}
 
     def filler(self, costs: Mapping[str, float], baseline: Candidate, best: int) -> Callable[[Candidate], bool] | None:
         """What is told the candidates of a generation one by one, and says when what is left has no room for another

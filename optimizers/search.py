@@ -319,16 +319,17 @@ class Search:
     def first_costs(self, baseline: Trial, strategy: Strategy) -> dict[str, float]:
         """What a run costs before anything has raced: what calibrations cost is added, and seconds are not known."""
         methods = {readout.partition("+")[2] for part in self.space.predictors for readout in part.readouts}
-        ends, extra = self.pacer.ends(self.width), 0.0
+        ends, again, fresh = self.pacer.ends(self.width), 0.0, 0.0
         if "batch" in methods:
-            extra = self.width * ends[0]  # half of the first block is answered otherwise, and less of those after it
+            again = ends[0]  # half of the first block is answered otherwise, and less of those after it
         elif "bias" in methods:
-            again = BIAS_ROWS + ends[min(ROUGH_BLOCKS, len(ends)) - 1]  # for the quarter that is left after two blocks
-            extra = self.width * min(ROUGH_ROWS + again / 4, len(self.rows))
+            again = ends[min(ROUGH_BLOCKS, len(ends)) - 1] / 4  # of the quarter that is left after two blocks
+            fresh = min(ROUGH_ROWS + BIAS_ROWS / 4, len(self.rows))
         space = getattr(strategy, "space", self.space)
         starts = space.starts() if space.predictors and self.budget.tokens is not None else []
         first = [Candidate(space.states(point)) for point in starts]
-        return self.pacer.first_costs(extra / self.pacer.most_calls(self.width), baseline.candidate, first)
+        part = self.width / self.pacer.most_calls(self.width)
+        return self.pacer.first_costs((fresh + again) * part, fresh * part, baseline.candidate, first)
 
     def draw(
         self,
