@@ -13,7 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
-from .memory import keep_memory
+from .allocator import keep_memory
 
 NAME = "cuecard-compute"
 

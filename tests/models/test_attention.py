@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from cuecard.models.attention import causal, dense
+from cuecard.models.attention import causal, dense, grouped
 
 shapes = st.tuples(st.sampled_from([(4, 4), (6, 2), (9, 3), (3, 1)]), st.sampled_from([8, 16, 64]), st.integers(0, 99))
 
@@ -62,3 +62,42 @@ def test_in_32_bits_both_are_exact(rows: int) -> None:
         output, lse = defined(query, key, value, 0.25, masked)
         assert torch.allclose(found[0].double(), output, atol=1e-5)
         assert torch.allclose(found[1].double(), lse, atol=1e-5)
+
+
+@pytest.mark.parametrize("shift", [0.0, 50.0, 95.0, -95.0, 300.0])
+def test_scores_too_large_or_too_small_for_their_exponentials_come_out_the_same(shift: float) -> None:
+    """A direction that all keys have in common and a query's part along it move all of its scores."""
+    query, key, value = made(4, 2, 70, 90, 16, 3)
+    query[..., 0], key[..., 0] = abs(shift), 4.0 if shift > 0 else -4.0
+    tensors = query, key, value
+    found, expected = dense(*tensors, 0.25), defined(*tensors, 0.25, masked=False)
+    assert bool(torch.isfinite(found[0]).all())
+    rounding = max(1.0, abs(shift)) / 64  # bfloat16 has eight bits
+    assert float((found[1].double() - expected[1]).abs().max()) < rounding + 0.1
+    if abs(shift) < 60:
+        assert float((found[0].double() - expected[0]).pow(2).mean().sqrt()) < 0.01 + rounding / 10
+
+
+def test_rows_of_which_some_overflow_and_some_vanish() -> None:
+    query, key, value = made(2, 2, 6, 40, 8, 5)
+    query[:, ::2, 0], query[:, 1::2, 0] = 100.0, -100.0
+    key[..., 0] = 1.0
+    output, lse = dense(query, key, value, 1.0)
+    expected = defined(query, key, value, 1.0, masked=False)
+    assert bool(torch.isfinite(output).all() & torch.isfinite(lse).all())
+    assert float((lse.double() - expected[1]).abs().max()) < 2.0
+    assert float(lse[:, ::2].min()) > 80 and float(lse[:, 1::2].max()) < -60
+
+
+@given(shape=shapes, rows=st.integers(1, 40), keys=st.integers(1, 60))
+@settings(deadline=None, max_examples=25)
+def test_a_mask_of_all_keys_leaves_out_what_it_hides(
+    shape: tuple[tuple[int, int], int, int], rows: int, keys: int
+) -> None:
+    (heads, shared), width, seed = shape
+    tensors = [states[None] for states in made(heads, shared, rows, keys + 7, width, seed)]
+    mask = torch.zeros(1, 1, 1, keys + 7, dtype=torch.bfloat16)
+    mask[..., keys:] = float("-inf")
+    output, lse = grouped(*tensors, width**-0.5, mask)
+    query, key, value = (states[0] for states in tensors)
+    close((output[0], lse[0]), defined(query, key[:, :keys], value[:, :keys], width**-0.5, masked=False))
