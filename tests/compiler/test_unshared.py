@@ -59,7 +59,7 @@ def compiled_on(target: cuecard.Target, runs: Path, outputs: str, rows: list[Any
         metric="exact_match",
         target=target,
         budget={"metric_calls": 100},
-        search={"instructions": 1, "demos": [0, 2], **search},
+        search={"instructions": 1, "demos": [0, 2], "recalibrate": False, **search},
         runs=runs,
     )
 
