@@ -170,10 +170,13 @@ def _made(
     def by(rows: NDArray[np.int64]) -> Candidate:
         states = dict(candidate.states)
         for name, (method, fields) in chosen.items():
-            offsets = {field: rounded(each.labels, each.offsets(method, rows)) for field, each in fields.items()}
-            calibration = None if method == "none" else Calibration(method=method, offsets=offsets)
-            readout = states[name].readout.model_copy(update={"calibration": calibration})
-            states[name] = states[name].model_copy(update={"readout": readout})
+            readout = states[name].readout
+            old = Calibration(method="batch", offsets={}) if readout.calibration is None else readout.calibration
+            offsets = {field: given for field, given in old.offsets.items() if field not in fields}
+            if method != "none":
+                offsets |= {field: rounded(each.labels, each.offsets(method, rows)) for field, each in fields.items()}
+            new = Calibration(method=old.method if method == "none" else method, offsets=offsets) if offsets else None
+            states[name] = states[name].model_copy(update={"readout": readout.model_copy(update={"calibration": new})})
         return Candidate(states)
 
     folds = [(tuple(fold[changed[fold]].tolist()), others) for fold, others in folds_of(len(outcomes))]

@@ -112,6 +112,19 @@ def test_a_calibration_that_hurts_is_taken_away() -> None:
     assert recalibrated(evaluator, [ran(evaluator, PLAIN, examples)], METHODS) is None, "nothing is better than all"
 
 
+@pytest.mark.parametrize(("method", "kept"), [("none", {"other"}), ("batch", {"other", "answer"})])
+def test_an_output_without_gold_labels_keeps_its_offsets(method: str, kept: set[str]) -> None:
+    examples = rows(["yes", "no"] * 20)
+    given = Calibration(method="contextual", offsets={"answer": {"yes": 9.0, "no": -9.0}, "other": {"x": 1.0}})
+    evaluator = model(lambda row: (-2.0, -2.5 + row % 2))
+    found = recalibrated(evaluator, [ran(evaluator, with_calibration(given), examples)], (method,))
+    assert found is not None
+    calibration = found.candidate.states["p"].readout.calibration
+    assert calibration is not None
+    assert set(calibration.offsets) == kept
+    assert calibration.offsets["other"] == {"x": 1.0}
+
+
 def test_another_candidate_wins_only_when_it_promises_more_than_the_chosen_one_has() -> None:
     examples = rows(["yes", "no"] * 20)
     good, bad = model(lambda row: (-1.0, -1.5 + row % 2)), model(lambda row: (-1.0, -9.0 + (row % 2) * (row % 4 == 1)))
