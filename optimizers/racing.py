@@ -119,12 +119,10 @@ class Race:
             going = []
             for racer, mine in zip(alive, blocked, strict=True):
                 failed = failure(mine)
-                if failed is not None:
-                    trials[racer.number] = racer.trial(metric, "failed", None, failed)
-                    continue
-                racer.outcomes += tuple(mine)
-                self._settle(racer)
-                failed = failure(racer.outcomes)
+                if failed is None:
+                    racer.outcomes += tuple(mine)
+                    self._settle(racer)
+                    failed = failure(racer.outcomes)
                 if failed is not None:
                     trials[racer.number] = racer.trial(metric, "failed", None, failed)
                     continue

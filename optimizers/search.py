@@ -400,10 +400,11 @@ class Search:
         found = front(points)
         picked = self.rule.pick(points) if self.rule != FrontRule() else None
         best = best if picked is None else there[picked.trial]
+        result = SearchResult(
+            baseline, best, None, False, trials, stopped_by, front=found, dev=self.order, complete=tuple(complete)
+        )
         if best is baseline:
-            return SearchResult(
-                baseline, best, None, False, trials, stopped_by, front=found, dev=self.order, complete=tuple(complete)
-            )
+            return result
         metric, seed = self.evaluator.metric, derive_seed(self.seed, "confirm") % 2**32
         verdict = paired_test(metric, best.measurements, baseline.measurements, seed=seed)
         raced = [trial.measurements for trial in complete]
@@ -411,10 +412,7 @@ class Search:
         p_value = max(verdict.p_value, chance)
         enough = self.rule.at_least is not None and (baseline.score or 0.0) >= self.rule.at_least
         accepted = enough or (verdict.difference > 0 and p_value < ACCEPT_LEVEL)
-        verdict = replace(verdict, p_value=p_value)
-        return SearchResult(
-            baseline, best, verdict, accepted, trials, stopped_by, front=found, dev=self.order, complete=tuple(complete)
-        )
+        return replace(result, verdict=replace(verdict, p_value=p_value), accepted=accepted)
 
 
 def key_of(candidate: Candidate, calibrations: Mapping[str, str]) -> str:
