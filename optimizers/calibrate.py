@@ -18,14 +18,12 @@ from numpy.typing import NDArray
 
 from ..programs.readout import Choice, calibrated
 from ..programs.state import Calibration, PredictorState
-from ..signatures import choices, write
 from .base import Candidate, Evaluator, Outcome, Row
+from .shown import Shown, shown
 
 CONTENT_FREE = ("N/A", "[MASK]", "")
-BATCH_ROWS = 32
 BIAS_ROWS = 128
 RIDGE = 0.05
-SAMPLED = ("batch", "bias")  # the methods that take rows
 
 
 def calibrate(
@@ -36,24 +34,22 @@ def calibrate(
     *,
     limit: int | None = None,
 ) -> Candidate:
-    """`candidate` with calibrations fitted for the predictors named in `methods` (predictor -> method).
+    """`candidate` with calibrations fitted for the predictors named in `methods` (predictor -> `contextual` or `bias`).
 
-    rows: labelled rows; of those that are not among the demos the first 32 serve `batch`, the first 128 `bias`, or the
-    first `limit`, where it is lower.
+    rows: labelled rows; of those that are not among the demos the first 128 serve `bias`, or the first `limit`, where
+    it is lower.
     """
-    shown = [demo for state in candidate.states.values() for demo in state.demos]
-    rows = [row for row in rows if not any(shows(demo, row) for demo in shown)]
     states = dict(candidate.states)
     for name in sorted(name for name, method in methods.items() if method == "contextual"):
         states[name] = _with(states[name], "contextual", _contextual(evaluator, candidate, name))
-    sampled = {name: method for name, method in methods.items() if method in SAMPLED}
-    if sampled:
-        needed = BIAS_ROWS if "bias" in sampled.values() else BATCH_ROWS
-        needed = needed if limit is None else min(needed, limit)
-        outcomes = evaluator.run(candidate, rows[:needed])
-        for name, method in sorted(sampled.items()):
-            mine = outcomes if method == "bias" else outcomes[:BATCH_ROWS]
-            states[name] = _with(states[name], method, _from_outcomes(evaluator, name, method, mine))
+    biased = sorted(name for name, method in methods.items() if method == "bias")
+    if biased:
+        demos = [demo for state in candidate.states.values() for demo in state.demos]
+        unseen = [row for row in rows if not any(shows(demo, row) for demo in demos)]
+        outcomes = evaluator.run(candidate, unseen[: BIAS_ROWS if limit is None else min(BIAS_ROWS, limit)])
+        for name in biased:
+            offsets = {f: rounded(each.labels, bias(each)) for f, each in shown(evaluator, name, outcomes).items()}
+            states[name] = _with(states[name], "bias", offsets)
     return Candidate(states)
 
 
@@ -63,7 +59,9 @@ def by_batch(
     """`candidate` with batch calibrations of the predictors `names`, by what it has seen in `outcomes`."""
     states = dict(candidate.states)
     for name in names:
-        states[name] = _with(states[name], "batch", _from_outcomes(evaluator, name, "batch", outcomes))
+        seen = shown(evaluator, name, outcomes)
+        offsets = {field: rounded(each.labels, each.totals.mean(axis=0)) for field, each in seen.items()}
+        states[name] = _with(states[name], "batch", offsets)
     return Candidate(states)
 
 
@@ -104,39 +102,14 @@ def _contextual(evaluator: Evaluator, candidate: Candidate, name: str) -> dict[s
     by_field: dict[str, list[Choice]] = {}
     for choice in (choice for probes in seen for choice in probes):
         by_field.setdefault(choice.field, []).append(choice)
-    return {field: rounded(made[0].labels, _totals(made).mean(axis=0)) for field, made in by_field.items()}
+    totals = {field: np.array([choice.totals for choice in made]) for field, made in by_field.items()}
+    return {field: rounded(made[0].labels, totals[field].mean(axis=0)) for field, made in by_field.items()}
 
 
-def _totals(made: Sequence[Choice]) -> NDArray[np.float64]:
-    return np.array([choice.totals for choice in made], dtype=np.float64)
-
-
-def _from_outcomes(
-    evaluator: Evaluator, name: str, method: str, outcomes: Sequence[Outcome]
-) -> dict[str, dict[str, float]]:
-    signature, columns = evaluator.signatures[name], evaluator.columns(name)
-    offsets = {}
-    for field, output in signature.output_fields.items():
-        labels = choices(output.annotation)
-        if labels is None:
-            continue
-        made, gold = [], []
-        for outcome in outcomes:
-            mine = [choice for predictor, choice in outcome.choices if predictor == name and choice.field == field]
-            if mine:
-                value = {**outcome.row.inputs, **outcome.row.labels}.get(columns.get(field, ""))
-                made.append(mine[-1])
-                gold.append(None if value is None else write(value, output.annotation))
-        if not made:
-            continue
-        totals = _totals(made)
-        known = [place for place, label in enumerate(gold) if label in labels]
-        if method == "bias" and known:
-            answers = np.array([labels.index(str(gold[place])) for place in known])
-            offsets[field] = rounded(labels, fit_bias(totals[known], answers, totals.mean(axis=0)))
-        else:
-            offsets[field] = rounded(labels, totals.mean(axis=0))
-    return offsets
+def bias(shown: Shown) -> NDArray[np.float64]:
+    """The offsets [K] fitted on the gold labels, or those of a batch calibration where there are none."""
+    mean, known = shown.totals.mean(axis=0), shown.known
+    return fit_bias(shown.totals[known], shown.answers[known], mean) if known.any() else mean
 
 
 def fit_bias(

@@ -16,18 +16,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..programs.state import Calibration
-from ..signatures import choices, write
 from .base import Candidate, Evaluator, Outcome, Row, Trial
-from .calibrate import fit_bias, rounded
+from .calibrate import bias, rounded
+from .shown import Shown, shown
 
 FOLDS = 10
-METHODS = ("none", "batch", "bias")  # those that need nothing but what was seen on dev
+Method = Literal["none", "batch", "bias"]
+METHODS: tuple[Method, ...] = ("none", "batch", "bias")  # those that need nothing but what was seen on dev
 
 Known = tuple[Trial, Sequence[Outcome]]
 """A candidate that ran on all of dev, and what became of each row."""
@@ -58,46 +60,30 @@ class Recalibrated:
         return found
 
 
-@dataclass(frozen=True)
-class _Field:
-    """What a candidate has shown of one label output on dev's rows: the log-likelihoods [n, K] of its labels and the
-    gold ones' places, -1 where a row has none.
-    """
-
-    labels: tuple[str, ...]
-    totals: NDArray[np.float64]
-    answers: NDArray[np.int64]
-
-    def chosen(self, offsets: NDArray[np.float64]) -> NDArray[np.int64]:
-        """The places of the labels that are chosen, less `offsets` [K] or [n, K]."""
-        return (self.totals - offsets).argmax(axis=1)  # type: ignore[no-any-return]
-
-    def right(self, offsets: NDArray[np.float64]) -> float:
-        """The share of the rows that have a gold label for which it is chosen."""
-        known = self.answers >= 0
-        return float(np.mean(self.chosen(offsets)[known] == self.answers[known]))
-
-    def offsets(self, method: str, rows: NDArray[np.int64]) -> NDArray[np.float64]:
-        """What a method takes from each label's log-likelihood, by what these rows have shown."""
-        if method == "none":
-            return np.zeros(len(self.labels))
-        totals, answers = self.totals[rows], self.answers[rows]
-        mean: NDArray[np.float64] = totals.mean(axis=0)
-        known = answers >= 0
-        return fit_bias(totals[known], answers[known], mean) if method == "bias" and known.any() else mean
-
-    def crossed(self, method: str) -> NDArray[np.float64]:
-        """The offsets [n, K] of each row by the other folds' rows."""
-        found = np.zeros_like(self.totals)
-        for fold, others in folds_of(len(self.totals)):
-            found[fold] = self.offsets(method, others)
-        return found
-
-
 def folds_of(count: int) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """The rows' places in folds, each with those of all others."""
     places = np.arange(count)
     return [(places[fold::FOLDS], places[places % FOLDS != fold]) for fold in range(min(FOLDS, count))]
+
+
+@dataclass(frozen=True)
+class _Change:
+    """Another calibration of one predictor. fields: its label outputs; crossed: what it takes from each label's
+    log-likelihood [n, K] on each row, fitted on the other folds; gain: in correct labels, a share of the rows.
+    """
+
+    method: Method
+    fields: Mapping[str, Shown]
+    crossed: Mapping[str, NDArray[np.float64]]
+    gain: float
+
+    def of_fold(self, row: int) -> dict[str, NDArray[np.float64]]:
+        """The offsets [K] of each field for a row's fold."""
+        return {field: offsets[row] for field, offsets in self.crossed.items()}
+
+    def of_all(self) -> dict[str, NDArray[np.float64]]:
+        """The offsets [K] of each field that all rows give."""
+        return {field: _offsets(self.method, each) for field, each in self.fields.items()}
 
 
 def recalibrated(
@@ -113,73 +99,88 @@ def recalibrated(
     best, most = None, known[0][0].score or 0.0
     for trial, outcomes in known if methods and len(known[0][1]) > 1 else ():
         fields = {name: _fields(evaluator, trial.candidate, name, outcomes) for name in trial.candidate.states}
-        gains = {name: _gain(trial.candidate, name, each, methods) for name, each in fields.items() if each}
-        gains = {name: (method, gain) for name, (method, gain) in gains.items() if gain > 0}
-        promised = (trial.score or 0.0) + max((gain for _, gain in gains.values()), default=0.0)
-        if gains and promised > most:
-            chosen = {name: (method, fields[name]) for name, (method, _) in gains.items()}
-            made = _made(trial.candidate, chosen, outcomes)
+        changes = {name: _change(trial.candidate, name, each, methods) for name, each in fields.items() if each}
+        changes = {name: change for name, change in changes.items() if change.gain > 0}
+        promised = (trial.score or 0.0) + max((change.gain for change in changes.values()), default=0.0)
+        if changes and promised > most:
+            made = _made(trial.candidate, changes, outcomes)
             if made.calls <= most_calls:
                 best, most = made, promised
     return best
 
 
-def _fields(evaluator: Evaluator, candidate: Candidate, name: str, outcomes: Sequence[Outcome]) -> dict[str, _Field]:
+def _fields(evaluator: Evaluator, candidate: Candidate, name: str, outcomes: Sequence[Outcome]) -> dict[str, Shown]:
     """A predictor's label outputs, of those that it chose for every row and for which some rows have gold labels."""
-    found = {}
-    readout, signature, columns = candidate.states[name].readout, evaluator.signatures[name], evaluator.columns(name)
-    for field, output in signature.output_fields.items() if readout.kind == "choice" and not readout.heads else ():
-        made = [[each for who, each in o.choices if who == name and each.field == field] for o in outcomes]
-        labels = choices(output.annotation)
-        if labels is None or not all(made):
-            continue
-        gold = [{**o.row.inputs, **o.row.labels}.get(columns.get(field, "")) for o in outcomes]
-        texts = ["" if value is None else write(value, output.annotation) for value in gold]
-        answers = np.array([labels.index(text) if text in labels else -1 for text in texts])
-        if (answers >= 0).any():
-            found[field] = _Field(tuple(labels), np.array([each[-1].totals for each in made]), answers)
+    readout = candidate.states[name].readout
+    if readout.kind != "choice" or readout.heads:
+        return {}
+    found = shown(evaluator, name, outcomes)
+    return {field: each for field, each in found.items() if len(each.rows) == len(outcomes) and each.known.any()}
+
+
+def _change(candidate: Candidate, name: str, fields: Mapping[str, Shown], methods: Sequence[Method]) -> _Change:
+    """The best of the methods for a predictor, the first of equals."""
+    before = np.mean([each.right(_now(candidate, name, field, each)) for field, each in fields.items()])
+    changes = []
+    for method in methods:
+        crossed = {field: _crossed(method, each) for field, each in fields.items()}
+        after = np.mean([each.right(crossed[field]) for field, each in fields.items()])
+        changes.append(_Change(method, fields, crossed, float(after - before)))
+    return max(changes, key=lambda change: change.gain)
+
+
+def _offsets(method: str, shown: Shown) -> NDArray[np.float64]:
+    """What a method takes from each label's log-likelihood [K], by what was seen."""
+    if method == "none":
+        return np.zeros(len(shown.labels))
+    return bias(shown) if method == "bias" else np.asarray(shown.totals.mean(axis=0))
+
+
+def _crossed(method: str, shown: Shown) -> NDArray[np.float64]:
+    """The offsets [n, K] of each row by the other folds' rows."""
+    found = np.zeros_like(shown.totals)
+    for fold, others in folds_of(len(shown.totals)):
+        found[fold] = _offsets(method, replace(shown, totals=shown.totals[others], answers=shown.answers[others]))
     return found
 
 
-def _gain(candidate: Candidate, name: str, fields: Mapping[str, _Field], methods: Sequence[str]) -> tuple[str, float]:
-    """The best method for a predictor, the first of equals, and what it gains: a share of the mean field's rows."""
-    before = [each.right(_now(candidate, name, field, each.labels)) for field, each in fields.items()]
-    after = {method: [each.right(each.crossed(method)) for each in fields.values()] for method in methods}
-    gains = {method: float(np.mean(right) - np.mean(before)) for method, right in after.items()}
-    method = max(methods, key=lambda each: gains[each])
-    return method, gains[method]
-
-
-def _now(candidate: Candidate, name: str, field: str, labels: Sequence[str]) -> NDArray[np.float64]:
+def _now(candidate: Candidate, name: str, field: str, shown: Shown) -> NDArray[np.float64]:
     """The offsets [K] that a candidate has."""
     calibration = candidate.states[name].readout.calibration
     offsets = {} if calibration is None else calibration.offsets.get(field, {})
-    return np.array([offsets.get(label, 0.0) for label in labels])
+    return np.array([offsets.get(label, 0.0) for label in shown.labels])
 
 
-def _made(
-    candidate: Candidate, chosen: Mapping[str, tuple[str, Mapping[str, _Field]]], outcomes: Sequence[Outcome]
-) -> Recalibrated:
+def _made(candidate: Candidate, changes: Mapping[str, _Change], outcomes: Sequence[Outcome]) -> Recalibrated:
     """The candidate with new calibrations for some predictors, by what all rows have shown, and that of each fold."""
     changed = np.zeros(len(outcomes), dtype=bool)
-    for name, (method, fields) in chosen.items():
-        for field, each in fields.items():
-            now = each.chosen(_now(candidate, name, field, each.labels))
-            changed |= now != each.chosen(each.crossed(method))
+    for name, change in changes.items():
+        for field, each in change.fields.items():
+            changed |= each.chosen(_now(candidate, name, field, each)) != each.chosen(change.crossed[field])
+    tried = []
+    for fold, _ in folds_of(len(outcomes)):
+        places = tuple(fold[changed[fold]].tolist())
+        if places:
+            of_fold = {name: change.of_fold(places[0]) for name, change in changes.items()}
+            tried.append((_with(candidate, changes, of_fold), places))
+    whole = _with(candidate, changes, {name: change.of_all() for name, change in changes.items()})
+    return Recalibrated(whole, {name: change.method for name, change in changes.items()}, tuple(tried), outcomes)
 
-    def by(rows: NDArray[np.int64]) -> Candidate:
-        states = dict(candidate.states)
-        for name, (method, fields) in chosen.items():
-            readout = states[name].readout
-            old = Calibration(method="batch", offsets={}) if readout.calibration is None else readout.calibration
-            offsets = {field: given for field, given in old.offsets.items() if field not in fields}
-            if method != "none":
-                offsets |= {field: rounded(each.labels, each.offsets(method, rows)) for field, each in fields.items()}
-            new = Calibration(method=old.method if method == "none" else method, offsets=offsets) if offsets else None
-            states[name] = states[name].model_copy(update={"readout": readout.model_copy(update={"calibration": new})})
-        return Candidate(states)
 
-    folds = [(tuple(fold[changed[fold]].tolist()), others) for fold, others in folds_of(len(outcomes))]
-    tried = tuple((by(others), places) for places, others in folds if places)
-    methods = {name: method for name, (method, _) in chosen.items()}
-    return Recalibrated(by(np.arange(len(outcomes))), methods, tried, outcomes)
+def _with(
+    candidate: Candidate, changes: Mapping[str, _Change], offsets: Mapping[str, Mapping[str, NDArray[np.float64]]]
+) -> Candidate:
+    """A candidate whose predictors have these offsets; those of outputs that are not changed stay."""
+    states = dict(candidate.states)
+    for name, change in changes.items():
+        readout = states[name].readout
+        old = Calibration(method="batch", offsets={}) if readout.calibration is None else readout.calibration
+        kept = {field: given for field, given in old.offsets.items() if field not in change.fields}
+        method = old.method if change.method == "none" else change.method
+        if change.method != "none":
+            kept |= {field: rounded(change.fields[field].labels, new) for field, new in offsets[name].items()}
+        calibration = Calibration(method=method, offsets=kept) if kept else None
+        states[name] = states[name].model_copy(
+            update={"readout": readout.model_copy(update={"calibration": calibration})}
+        )
+    return Candidate(states)

@@ -15,7 +15,7 @@ import cuecard
 from cuecard.compiler.examples import Example
 from cuecard.metrics import Measurement
 from cuecard.optimizers.base import Candidate, Outcome
-from cuecard.optimizers.calibrate import BATCH_ROWS, BIAS_ROWS, CONTENT_FREE, calibrate, fit_bias
+from cuecard.optimizers.calibrate import BIAS_ROWS, CONTENT_FREE, by_batch, calibrate, fit_bias
 from cuecard.programs.readout import Choice
 from cuecard.programs.state import Calibration, PredictorState, ReadOut
 
@@ -42,7 +42,10 @@ def choosing(totals: Any, *, field: str = "queue", labels: tuple[str, ...] = LAB
 
 
 def fitted(evaluator: FakeEvaluator, method: str, given: list[Example], name: str = "p") -> Calibration | None:
-    states = calibrate(evaluator, CANDIDATE, {name: method}, given).states
+    if method == "batch":
+        states = by_batch(evaluator, CANDIDATE, [name], evaluator.run(CANDIDATE, given)).states
+    else:
+        states = calibrate(evaluator, CANDIDATE, {name: method}, given).states
     assert states["p"].format == "json"
     assert states["p"].readout.kind == "choice"
     return states["p"].readout.calibration
@@ -62,25 +65,17 @@ def test_batch_is_the_mean_less_the_mean_of_the_means() -> None:
     assert found == Calibration(method="batch", offsets={"queue": {"billing": 2.0, "technical": 0.0, "account": -2.0}})
 
 
-def test_batch_takes_the_first_rows_and_the_bias_more_of_them() -> None:
-    for method, expected in (("batch", BATCH_ROWS), ("bias", BIAS_ROWS)):
-        evaluator = FakeEvaluator({"p": ROUTE}, no_score, outcome=choosing(lambda row: (-1, -2, -3)))
-        fitted(evaluator, method, rows(200))
-        assert [ids for _, ids in evaluator.runs] == [list(range(expected))]
-
-
-def test_batch_beside_bias_still_takes_its_own_rows_only() -> None:
+def test_a_bias_takes_the_first_rows_once_for_all_predictors() -> None:
     def outcome(candidate: Candidate, row: Any) -> Outcome:
-        far = row.id >= BATCH_ROWS
-        made = [Choice(n, "queue", LABELS, (-9.0 if far else -1.0, -2.0, -2.0), "billing", 9) for n in (1, 2)]
+        made = [Choice(n, "queue", LABELS, (-1.0, -2.0, -2.0), "billing", 9) for n in (1, 2)]
         return Outcome(row, Measurement(1.0), {}, choices=tuple(zip(("a", "b"), made, strict=True)))
 
     states = {"a": PredictorState(), "b": PredictorState()}
-    evaluator = FakeEvaluator({"a": ROUTE, "b": ROUTE}, no_score, outcome=outcome)
-    made = calibrate(evaluator, Candidate(states), {"a": "batch", "b": "bias"}, rows(100)).states
-    assert made["a"].readout.calibration is not None
-    assert made["a"].readout.calibration.offsets["queue"]["billing"] == pytest.approx(0.6667, abs=1e-4)
-    assert len(evaluator.runs) == 1, "one run serves both"
+    for limit, expected in ((None, BIAS_ROWS), (16, 16), (1000, BIAS_ROWS)):
+        evaluator = FakeEvaluator({"a": ROUTE, "b": ROUTE}, no_score, outcome=outcome)
+        made = calibrate(evaluator, Candidate(states), {"a": "bias", "b": "bias"}, rows(200), limit=limit).states
+        assert [ids for _, ids in evaluator.runs] == [list(range(expected))]
+        assert [made[name].readout.calibration is not None for name in "ab"] == [True, True]
 
 
 def test_failed_calls_are_left_out() -> None:
@@ -241,9 +236,24 @@ def test_typed_gold_values_are_found() -> None:
     assert found.offsets != batch.offsets
 
 
+def test_null_is_a_label_like_others_where_the_type_has_it() -> None:
+    signature = cuecard.signature("ticket -> queue: Optional[Literal['a', 'b']]")
+    labels = ("a", "b", "null")
+    given = [Example({"ticket": "t"}, {"queue": None if n % 2 else "a"}, n) for n in range(30)]
+
+    def totals(row: Any) -> Any:
+        return (-1.0 + np.random.default_rng(row.id).normal(), -9.0, -5.0)
+
+    found = fitted(FakeEvaluator({"p": signature}, no_score, outcome=choosing(totals, labels=labels)), "bias", given)
+    batch = fitted(FakeEvaluator({"p": signature}, no_score, outcome=choosing(totals, labels=labels)), "batch", given)
+    assert found is not None and batch is not None
+    gained = {label: batch.offsets["queue"][label] - found.offsets["queue"][label] for label in labels}
+    assert gained["null"] > gained["b"], "it is right on every other row"
+
+
 def test_predictors_that_are_not_named_stay_as_they_are() -> None:
     states = {"p": PredictorState(), "q": PredictorState(format="xml")}
     evaluator = FakeEvaluator({"p": ROUTE, "q": ROUTE}, no_score, outcome=choosing(lambda row: (-1, -2, -3)))
-    made = calibrate(evaluator, Candidate(states), {"p": "batch"}, rows(4)).states
+    made = calibrate(evaluator, Candidate(states), {"p": "bias"}, rows(4)).states
     assert made["q"] is states["q"]
     assert calibrate(evaluator, Candidate(states), {}, rows(4)).states == states
