@@ -36,7 +36,7 @@ from .tree import IntArray, TokenTree, build, common_prefix
 
 ENGINE_VERSION = "6"
 CHUNK = 2048
-LOGIT_ROWS = 256
+LOGIT_ROWS = 64
 
 T = TypeVar("T", GenerateRequest, ScoreRequest, SpanRequest)
 R = TypeVar("R")
