@@ -1,13 +1,16 @@
 """Attention over a token tree, plugged into transformers' attention interface.
 
 Each token attends to its own small neighbourhood and to every shared segment above it. The parts are computed apart,
-each as one product over contiguous rows, and merged by their log-sum-exp (Hydragen, arXiv 2402.05099, section 3.2;
-the merge is exact). The model passes the plan through as the keyword argument `cuecard_plan`, so that nothing is kept
-in a global.
+each as one product over contiguous rows, and merged exactly (Hydragen, arXiv 2402.05099, section 3.2): the whole is
+divided by the sum of all exponentials at the end. The model passes the plan through as the keyword argument
+`cuecard_plan`, so that nothing is kept in a global.
 """
 
 from __future__ import annotations
 
+import functools
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -18,8 +21,8 @@ NAME = "cuecard_tree"
 SCORES = 1 << 20  # scores that `dense` holds at once
 SHORT_RUN = 96  # tokens up to which a run's attention to itself is left to the fused kernel
 FEW_ROWS = 32  # of queries, up to which the fused kernel is the faster one
-# The log-sum-exps between which exponentials of the scores themselves are exact: bfloat16 holds exp(-87) to exp(88).
-LOWEST, HIGHEST = -60.0, 80.0
+# The sums between which exponentials of the scores themselves are exact: bfloat16 holds exp(-87) to exp(88).
+LOWEST, HIGHEST = math.exp(-60.0), math.exp(80.0)
 
 
 class Plan(Protocol):
@@ -61,13 +64,44 @@ def tree_attention(
     return output.transpose(0, 1).unsqueeze(0), None
 
 
+@dataclass(frozen=True)
+class Part:
+    """A part of an attention, not yet divided: of each row the sum of exp(score - peak) times its value, [..., R, D] in
+    any dtype, and the sum of exp(score - peak), float32 [..., R].
+
+    peak: float32 [..., R], near the row's largest score; None where it is 0, so that parts are merged by adding them.
+    """
+
+    mixed: Tensor
+    total: Tensor
+    peak: Tensor | None = None
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> Part:
+        """With a change of what precedes D in all three."""
+        return Part(change(self.mixed), change(self.total), None if self.peak is None else change(self.peak))
+
+    def folded(self, *shape: int) -> Part:
+        """In another shape [..., R]."""
+        peak = None if self.peak is None else self.peak.reshape(shape)
+        return Part(self.mixed.reshape(*shape, self.mixed.shape[-1]), self.total.reshape(shape), peak)
+
+    @property
+    def output(self) -> Tensor:
+        """The attention's output, float32 [..., R, D], were this all of it."""
+        return self.mixed / self.total[..., None]
+
+    @property
+    def lse(self) -> Tensor:
+        """The logarithm of the sum of the scores' exponentials, float32 [..., R]."""
+        return self.total.log() if self.peak is None else self.peak + self.total.log()
+
+
 def partial(
     query: Tensor, key: Tensor, value: Tensor, scale: float, mask: Tensor | None = None, causal: bool = False
-) -> tuple[Tensor, Tensor]:
-    """One part of an attention: the output and the log-sum-exp of its scores.
+) -> Part:
+    """One part of an attention: [B, H, R, D].
 
-    query [B, H, R, D], key and value [B, H, L, D], mask additive, broadcastable to [B, H, R, L]. Returns [B, H, R, D],
-    in float32 or the query's dtype, and float32 [B, H, R].
+    query [B, H, R, D], key and value [B, H, L, D], mask additive, broadcastable to [B, H, R, L].
 
     On a CPU in 16 bits, plain products again (see `dense`): the fused kernel takes two to four times as long for many
     sequences of few queries.
@@ -77,7 +111,7 @@ def partial(
         out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
             query, key, value, 0.0, causal, attn_mask=mask, scale=scale
         )
-        return out, lse
+        return Part(out, torch.ones_like(lse), lse)
     if _shifts_late(query) and not causal:
         return _attention(query * scale, key.transpose(-1, -2), value, mask)
     scores = torch.matmul(query * scale, key.transpose(-1, -2)).float()  # unscaled, they overflow float16
@@ -88,14 +122,10 @@ def partial(
         scores += mask
     peak = scores.amax(dim=-1, keepdim=True)
     weights = scores.sub_(peak).exp_()
-    total = weights.sum(dim=-1, keepdim=True)
-    output = torch.matmul(weights.to(value.dtype), value) / total
-    return output, (peak + total.log())[..., 0]
+    return Part(torch.matmul(weights.to(value.dtype), value), weights.sum(dim=-1), peak[..., 0])
 
 
-def grouped(
-    query: Tensor, key: Tensor, value: Tensor, scale: float, mask: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
+def grouped(query: Tensor, key: Tensor, value: Tensor, scale: float, mask: Tensor | None = None) -> Part:
     """`partial` without causality for grouped-query attention: query [B, H, R, D], key and value [B, Hkv, L, D], mask
     [B, 1, R or 1, L].
 
@@ -106,66 +136,62 @@ def grouped(
     folded = query.reshape(batch, shared, heads // shared * rows, width)
     if mask is not None and mask.shape[2] > 1:
         mask = mask.repeat(1, 1, heads // shared, 1)
-    out, lse = partial(folded, key, value, scale, mask)
-    return out.reshape(batch, heads, rows, -1), lse.reshape(batch, heads, rows)
+    return partial(folded, key, value, scale, mask).folded(batch, heads, rows)
 
 
-def dense(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """Every row's attention to every key: query [H, R, D], key and value [Hkv, L, D] to [H, R, D] and [H, R].
+def dense(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Part:
+    """Every row's attention to every key: query [H, R, D], key and value [Hkv, L, D]; the part is [H, R, D].
 
     What most of a prefill over a long shared prefix is. In 16 bits it is two plain matrix products a block of rows,
     with the scores between them small enough for the cache: on a CPU that is over twice as fast as the fused kernel,
     which spends its time between the products, and as exact as transformers' own eager attention.
     """
     if query.dtype not in (torch.bfloat16, torch.float16):
-        out, lse = grouped(query[None], key[None], value[None], scale)
-        return out[0], lse[0]
+        return grouped(query[None], key[None], value[None], scale).each(lambda states: states[0])
     heads, rows, width = query.shape
     shared, length = key.shape[:2]
     folded = (query * scale).reshape(shared, heads // shared * rows, width)
     keys, value = key.transpose(1, 2).contiguous(), value.contiguous()
-    output = folded.new_empty(*folded.shape[:2], value.shape[2], dtype=torch.float32)
-    lse = folded.new_empty(folded.shape[:2], dtype=torch.float32)
     step = max(64, SCORES // (shared * length) // 64 * 64)
-    for first in range(0, folded.shape[1], step):
-        part = slice(first, first + step)
-        output[:, part], lse[:, part] = _attention(folded[:, part], keys, value)
-    return output.reshape(heads, rows, -1), lse.reshape(heads, rows)
+    parts = [_attention(folded[:, first : first + step], keys, value) for first in range(0, folded.shape[1], step)]
+    return _joined(parts, 1).folded(heads, rows)
 
 
-def causal(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """A run's attention to itself, each token to those up to it: query [H, R, D], key and value [Hkv, R, D] to
-    [H, R, D] and [H, R].
+def causal(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Part:
+    """A run's attention to itself, each token to those up to it: query [H, R, D], key and value [Hkv, R, D]; the part
+    is [H, R, D].
 
     As in `dense`: in 16 bits, blocks of rows as plain products over the keys up to the block's end.
     """
     heads, rows, width = query.shape
     if query.dtype not in (torch.bfloat16, torch.float16) or rows <= SHORT_RUN:
         wide = repeat_heads(key[None], heads), repeat_heads(value[None], heads)
-        out, lse = partial(query[None], *wide, scale, causal=True)
-        return out[0].float(), lse[0]
+        return partial(query[None], *wide, scale, causal=True).each(lambda states: states[0])
     shared = key.shape[0]
     group = heads // shared
     by_head = (query * scale).view(shared, group, rows, width)
     keys, value = key.transpose(1, 2).contiguous(), value.contiguous()
-    output = query.new_empty(shared, group, rows, value.shape[2], dtype=torch.float32)
-    lse = query.new_empty(shared, group, rows, dtype=torch.float32)
     step = 64 if rows > 256 else 128
-    future = torch.full((step, step), float("-inf"), dtype=query.dtype, device=query.device).triu_(1)
+    future = _future(step, query.dtype, query.device)
+    parts = []
     for first in range(0, rows, step):
         last = min(rows, first + step)
         count = last - first
         block = by_head[:, :, first:last].reshape(shared, group * count, width)
         mask = future[:count, :count].repeat(group, 1)
-        mixed, sums = _attention(block, keys[:, :, :last], value[:, :last], mask)
-        output[:, :, first:last] = mixed.view(shared, group, count, -1)
-        lse[:, :, first:last] = sums.view(shared, group, count)
-    return output.view(heads, rows, -1), lse.view(heads, rows)
+        parts.append(_attention(block, keys[:, :, :last], value[:, :last], mask).folded(shared, group, count))
+    return _joined(parts, 2).folded(heads, rows)
 
 
-def _attention(query: Tensor, keys: Tensor, value: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Attention of scaled queries [..., R, D] to keys [..., D, L] and values [..., L, D] as two plain products: float32
-    [..., R, D] and the log-sum-exp [..., R]. An additive mask of fewer keys is that of the last ones.
+@functools.lru_cache(maxsize=8)
+def _future(length: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """What hides from each of a run's tokens those that come after it: an additive mask [length, length]."""
+    return torch.full((length, length), float("-inf"), dtype=dtype, device=device).triu_(1)
+
+
+def _attention(query: Tensor, keys: Tensor, value: Tensor, mask: Tensor | None = None) -> Part:
+    """Attention of scaled queries [..., R, D] to keys [..., D, L] and values [..., L, D] as two plain products: the
+    part is [..., R, D]. An additive mask of fewer keys is that of the last ones.
 
     A softmax takes each row's largest score away first, so that no exponential overflows. In bfloat16 few models come
     near to where one would (exp(88)), and finding and taking away the largest costs as much as the exponentials: so
@@ -179,10 +205,26 @@ def _attention(query: Tensor, keys: Tensor, value: Tensor, mask: Tensor | None =
         peak = None if late else scores.amax(dim=-1, keepdim=True)
         weights = (scores if peak is None else scores.sub_(peak)).exp_()
         total = weights.sum(dim=-1, dtype=torch.float32)
-        lse = total.log() if peak is None else peak[..., 0] + total.log()
-        if not late or bool((lse.amin() > LOWEST) & (lse.amax() < HIGHEST)):
-            return torch.matmul(weights, value) / total[..., None], lse
+        if peak is not None:
+            return Part(torch.matmul(weights, value), total, peak[..., 0].float())
+        least, most = torch.aminmax(total)
+        if float(least) > LOWEST and float(most) < HIGHEST:
+            return Part(torch.matmul(weights, value), total)
         late = False
+
+
+def _joined(parts: Sequence[Part], dim: int) -> Part:
+    """Parts of other rows, side by side."""
+    if len(parts) == 1:
+        return parts[0]
+    peaks = [part.peak for part in parts]
+    if any(peak is not None for peak in peaks):
+        peaks = [torch.zeros_like(part.total) if part.peak is None else part.peak for part in parts]
+    return Part(
+        torch.cat([part.mixed for part in parts], dim),
+        torch.cat([part.total for part in parts], dim),
+        torch.cat([peak for peak in peaks if peak is not None], dim) if peaks[0] is not None else None,
+    )
 
 
 def _shifts_late(query: Tensor) -> bool:
@@ -195,20 +237,48 @@ def repeat_heads(states: Tensor, heads: int) -> Tensor:
     return states if states.shape[1] == heads else states.repeat_interleave(heads // states.shape[1], dim=1)
 
 
-@dataclass
 class Merge:
-    """The running merge of parts for T rows: output [H, T, D] in float32 and log-sum-exp [H, T]."""
+    """The running merge of the parts of T rows: `Part`'s sums in float32, [H, T, D] and [H, T]."""
 
-    output: Tensor
-    lse: Tensor
+    def __init__(self, query: Tensor) -> None:
+        """For the rows of `query` [H, T, D], each of which is to be `put` before anything is added to it."""
+        self.mixed = query.new_empty(query.shape, dtype=torch.float32)
+        self.total = query.new_empty(query.shape[:2], dtype=torch.float32)
+        self.peak: Tensor | None = None
 
-    def add(self, first: int, last: int, output: Tensor, lse: Tensor) -> None:
-        """Merge a part's output [H, R, D] and log-sum-exp [H, R] into rows `first` to `last`."""
-        old = self.lse[:, first:last]
-        total = torch.logaddexp(old, lse)
-        rows = self.output[:, first:last]
-        rows.mul_(torch.exp(old - total)[..., None]).add_(output * torch.exp(lse - total)[..., None])
-        self.lse[:, first:last] = total
+    def put(self, rows: slice | Tensor, part: Part) -> None:
+        """The first part [H, R, D] of these rows."""
+        self.mixed[:, rows], self.total[:, rows] = part.mixed.float(), part.total
+        if part.peak is not None:
+            self._peaks()[:, rows] = part.peak
+        elif self.peak is not None:
+            self.peak[:, rows] = 0.0
+
+    def add(self, first: int, last: int, part: Part) -> None:
+        """One more part [H, R, D] of the rows `first` to `last`."""
+        mixed, total = self.mixed[:, first:last], self.total[:, first:last]
+        if part.peak is None and self.peak is None:
+            mixed.add_(part.mixed)
+            total.add_(part.total)
+            return
+        peak = self._peaks()[:, first:last]
+        other = torch.zeros_like(peak) if part.peak is None else part.peak
+        highest = torch.maximum(peak, other)
+        mine, theirs = torch.exp(peak - highest), torch.exp(other - highest)
+        mixed.mul_(mine[..., None]).add_(part.mixed * theirs[..., None])
+        total.mul_(mine).add_(part.total * theirs)
+        peak.copy_(highest)
+
+    def result(self, dtype: torch.dtype) -> Tensor:
+        """The rows' attention [H, T, D]; in memory a token's heads stand side by side, as the model reads them."""
+        heads, rows, width = self.mixed.shape
+        output = self.mixed.new_empty(rows, heads, width, dtype=dtype).transpose(0, 1)
+        return output.copy_(self.mixed.div_(self.total[..., None]))
+
+    def _peaks(self) -> Tensor:
+        if self.peak is None:
+            self.peak = torch.zeros_like(self.total)
+        return self.peak
 
 
 @dataclass

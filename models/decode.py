@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .attention import KeyValues, Merge, dense, grouped
+from .attention import KeyValues, Merge, Part, dense, grouped
 from .rows import Row
 from .tree import IntArray, TokenTree
 
@@ -127,9 +127,9 @@ class _Cache:
             most=most,
         )
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Part:
         """Store the keys and values of the step's tokens [Hkv, T, D] that are these rows', and attend with their
-        queries of [H, T, D]: [H, n, D] and [H, n].
+        queries of [H, T, D]: the part is [H, n, D].
         """
         step, (keys, values) = self.step, self.layers[layer]
         whole = len(step.flat) == query.shape[1]
@@ -137,14 +137,12 @@ class _Cache:
         keys[step.owner, :, step.at] = key[:, mine].transpose(0, 1)
         values[step.owner, :, step.at] = value[:, mine].transpose(0, 1)
         if step.most == 1:
-            out, lse = grouped(query[:, mine].transpose(0, 1)[:, :, None], keys, values, scale, step.mask)
-            return out[:, :, 0].transpose(0, 1), lse[:, :, 0].transpose(0, 1)
+            part = grouped(query[:, mine].transpose(0, 1)[:, :, None], keys, values, scale, step.mask)
+            return part.each(lambda states: states[:, :, 0].transpose(0, 1))
         heads, count = len(query), len(keys)
         wide = query[:, step.padded].view(heads, count, step.most, -1).transpose(0, 1)
-        out, lse = grouped(wide, keys, values, scale, step.mask)
-        out = out.transpose(0, 1).reshape(heads, count * step.most, -1)
-        lse = lse.transpose(0, 1).reshape(heads, -1)
-        return out[:, step.real], lse[:, step.real]
+        part = grouped(wide, keys, values, scale, step.mask).each(lambda states: states.transpose(0, 1))
+        return part.folded(heads, count * step.most).each(lambda states: states[:, step.real])
 
     def keep(self, new_place: dict[int, int]) -> _Cache | None:
         """Only the rows that have a place in the next steps; None when there are none."""
@@ -288,25 +286,15 @@ class DecodePlan:
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         """See `attention.Plan.attend`; T is the number of the step's tokens, row by row."""
-        merge = self._own(layer, query, key, value, scale)
+        merge = Merge(query)
+        for cache in self._caches:
+            rows = cache.step.flat if len(self._caches) > 1 else slice(None)
+            merge.put(rows, cache.attend(layer, query, key, value, scale))
         shared_keys, shared_values = self._store.layers[layer]
         for low, high, first_row, last_row in self.shared:
             part, first, last = slice(low, high), self._ends[first_row], self._ends[last_row]
-            merge.add(first, last, *dense(query[:, first:last], shared_keys[:, part], shared_values[:, part], scale))
-        return merge.output.to(query.dtype)
-
-    def _own(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Merge:
-        """The part of the attention that is each sample's own."""
-        if len(self._caches) == 1:
-            out, lse = self._caches[0].attend(layer, query, key, value, scale)
-            return Merge(out.float().contiguous(), lse.contiguous())
-        merge = Merge(
-            query.new_empty(query.shape, dtype=torch.float32), query.new_empty(query.shape[:2], dtype=torch.float32)
-        )
-        for cache in self._caches:
-            out, lse = cache.attend(layer, query, key, value, scale)
-            merge.output[:, cache.step.flat], merge.lse[:, cache.step.flat] = out.float(), lse
-        return merge
+            merge.add(first, last, dense(query[:, first:last], shared_keys[:, part], shared_values[:, part], scale))
+        return merge.result(query.dtype)
 
     def _pack(self, kept: Sequence[int]) -> list[_Cache]:
         """New caches for the rows, a cache for each size; the first rows were at the places `kept`, the others join.

@@ -50,17 +50,15 @@ class ChunkPlan:
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         """See `attention.Plan.attend`."""
         keys, values = self.store.write(layer, self.start, key, value)
-        merge = Merge(
-            query.new_empty(query.shape, dtype=torch.float32), query.new_empty(query.shape[:2], dtype=torch.float32)
-        )
+        merge = Merge(query)
         for first, last in self.own:
             rows = slice(first, last)
-            merge.output[:, rows], merge.lse[:, rows] = causal(query[:, rows], key[:, rows], value[:, rows], scale)
+            merge.put(rows, causal(query[:, rows], key[:, rows], value[:, rows], scale))
         for bucket in self.buckets:
             self._attend_block(bucket, query, key, value, scale, merge)
         for low, high, first, last in self.above:
-            merge.add(first, last, *dense(query[:, first:last], keys[:, low:high], values[:, low:high], scale))
-        return merge.output.to(query.dtype)
+            merge.add(first, last, dense(query[:, first:last], keys[:, low:high], values[:, low:high], scale))
+        return merge.result(query.dtype)
 
     @staticmethod
     def _attend_block(bucket: Bucket, query: Tensor, key: Tensor, value: Tensor, scale: float, merge: Merge) -> None:
@@ -71,11 +69,9 @@ class ChunkPlan:
             picked = states.index_select(1, bucket.rows.view(-1))
             return picked.view(len(states), count, length, -1).transpose(0, 1)
 
-        out, lse = grouped(take(query), take(key), take(value), scale, bucket.mask)
-        rows = bucket.rows.view(-1)[bucket.real]
-        flat = out.transpose(0, 1).reshape(heads, count * length, -1)
-        merge.output[:, rows] = flat[:, bucket.real].float()
-        merge.lse[:, rows] = lse.transpose(0, 1).reshape(heads, count * length)[:, bucket.real]
+        part = grouped(take(query), take(key), take(value), scale, bucket.mask)
+        flat = part.each(lambda states: states.transpose(0, 1)).folded(heads, count * length)
+        merge.put(bucket.rows.view(-1)[bucket.real], flat.each(lambda states: states[:, bucket.real]))
 
 
 def split(tree: TokenTree) -> tuple[list[int], list[tuple[int, int]]]:

@@ -104,11 +104,12 @@ class BlockPlan:
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         """See `attention.Plan.attend`."""
         keys, values = self.chain.write(layer, self.start, key, value)
-        merge = Merge(*causal(query, key, value, scale))
+        merge = Merge(query)
+        merge.put(slice(None), causal(query, key, value, scale))
         if self.start:
             before = dense(query, keys[:, : self.start].clone(), values[:, : self.start].clone(), scale)
-            merge.add(0, query.shape[1], *before)
-        return merge.output.to(query.dtype)
+            merge.add(0, query.shape[1], before)
+        return merge.result(query.dtype)
 
 
 def fill(

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from cuecard.models.attention import causal, dense, grouped
+from cuecard.models.attention import Merge, Part, causal, dense, grouped
 
 shapes = st.tuples(st.sampled_from([(4, 4), (6, 2), (9, 3), (3, 1)]), st.sampled_from([8, 16, 64]), st.integers(0, 99))
 
@@ -30,8 +30,8 @@ def defined(query: Tensor, key: Tensor, value: Tensor, scale: float, masked: boo
     return torch.softmax(scores, -1) @ values, torch.logsumexp(scores, -1)
 
 
-def close(found: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor]) -> None:
-    output, lse = found
+def close(found: Part, expected: tuple[Tensor, Tensor]) -> None:
+    output, lse = found.output, found.lse
     assert output.shape == expected[0].shape
     assert lse.shape == expected[1].shape
     assert float((output.double() - expected[0]).abs().max()) < 0.06
@@ -60,8 +60,8 @@ def test_in_32_bits_both_are_exact(rows: int) -> None:
     query, key, value = (states.float() for states in made(6, 2, rows, rows, 16, 1))
     for found, masked in ((dense(query, key, value, 0.25), False), (causal(query, key, value, 0.25), True)):
         output, lse = defined(query, key, value, 0.25, masked)
-        assert torch.allclose(found[0].double(), output, atol=1e-5)
-        assert torch.allclose(found[1].double(), lse, atol=1e-5)
+        assert torch.allclose(found.output.double(), output, atol=1e-5)
+        assert torch.allclose(found.lse.double(), lse, atol=1e-5)
 
 
 @pytest.mark.parametrize("shift", [0.0, 50.0, 95.0, -95.0, 300.0])
@@ -71,18 +71,19 @@ def test_scores_too_large_or_too_small_for_their_exponentials_come_out_the_same(
     query[..., 0], key[..., 0] = abs(shift), 4.0 if shift > 0 else -4.0
     tensors = query, key, value
     found, expected = dense(*tensors, 0.25), defined(*tensors, 0.25, masked=False)
-    assert bool(torch.isfinite(found[0]).all())
+    assert bool(torch.isfinite(found.output).all())
     rounding = max(1.0, abs(shift)) / 64  # bfloat16 has eight bits
-    assert float((found[1].double() - expected[1]).abs().max()) < rounding + 0.1
+    assert float((found.lse.double() - expected[1]).abs().max()) < rounding + 0.1
     if abs(shift) < 60:
-        assert float((found[0].double() - expected[0]).pow(2).mean().sqrt()) < 0.01 + rounding / 10
+        assert float((found.output.double() - expected[0]).pow(2).mean().sqrt()) < 0.01 + rounding / 10
 
 
 def test_rows_of_which_some_overflow_and_some_vanish() -> None:
     query, key, value = made(2, 2, 6, 40, 8, 5)
     query[:, ::2, 0], query[:, 1::2, 0] = 100.0, -100.0
     key[..., 0] = 1.0
-    output, lse = dense(query, key, value, 1.0)
+    found = dense(query, key, value, 1.0)
+    output, lse = found.output, found.lse
     expected = defined(query, key, value, 1.0, masked=False)
     assert bool(torch.isfinite(output).all() & torch.isfinite(lse).all())
     assert float((lse.double() - expected[1]).abs().max()) < 2.0
@@ -98,6 +99,48 @@ def test_a_mask_of_all_keys_leaves_out_what_it_hides(
     tensors = [states[None] for states in made(heads, shared, rows, keys + 7, width, seed)]
     mask = torch.zeros(1, 1, 1, keys + 7, dtype=torch.bfloat16)
     mask[..., keys:] = float("-inf")
-    output, lse = grouped(*tensors, width**-0.5, mask)
+    found = grouped(*tensors, width**-0.5, mask)
     query, key, value = (states[0] for states in tensors)
-    close((output[0], lse[0]), defined(query, key[:, :keys], value[:, :keys], width**-0.5, masked=False))
+    close(
+        found.each(lambda states: states[0]), defined(query, key[:, :keys], value[:, :keys], width**-0.5, masked=False)
+    )
+
+
+@given(shape=shapes, cuts=st.lists(st.integers(1, 60), min_size=1, max_size=4), strange=st.integers(0, 4))
+@settings(deadline=None, max_examples=40)
+def test_parts_with_a_peak_and_without_merge_to_the_whole(
+    shape: tuple[tuple[int, int], int, int], cuts: list[int], strange: int
+) -> None:
+    """The scores of one part may be so large that its exponentials need a peak: those of half of the rows, too."""
+    (heads, shared), width, seed = shape
+    bounds = [0, *(sum(cuts[: end + 1]) for end in range(len(cuts)))]
+    query, key, value = made(heads, shared, 20, bounds[-1], width, seed)
+    query[..., 0] = torch.arange(20).remainder(2) * 30.0
+    key[..., 0] = 0.0
+    if strange < len(cuts):
+        key[:, bounds[strange] : bounds[strange + 1], 0] = 12.0
+    merge, scale = Merge(query), width**-0.5
+    parts = [
+        dense(query, key[:, low:high], value[:, low:high], scale) for low, high in zip(bounds, bounds[1:], strict=False)
+    ]
+    merge.put(torch.arange(20), parts[0])
+    for part in parts[1:]:
+        merge.add(0, 8, part.each(lambda states: states[:, :8]))
+        merge.add(8, 20, part.each(lambda states: states[:, 8:]))
+    expected = defined(query, key, value, scale, masked=False)
+    whole = Part(merge.mixed.clone(), merge.total.clone(), merge.peak)
+    rounding = 2.0 if strange < len(cuts) else 0.1
+    assert float((whole.lse.double() - expected[1]).abs().max()) < rounding
+    result = merge.result(torch.bfloat16)
+    assert result.transpose(0, 1).is_contiguous() and bool(torch.isfinite(result).all())
+    if strange >= len(cuts):
+        assert float((result.double() - expected[0]).abs().max()) < 0.08
+
+
+def test_only_what_needs_a_peak_has_one() -> None:
+    query, key, value = made(4, 2, 40, 50, 16, 1)
+    assert (
+        dense(query, key, value, 0.25).peak is None and causal(query, key[:, :40], value[:, :40], 0.25).peak is not None
+    )
+    assert dense(query * 100, key, value, 0.25).peak is not None
+    assert dense(query.half(), key.half(), value.half(), 0.25).peak is not None

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cuecard.models import local as local_module
 from cuecard.models import prefill as prefill_module
-from cuecard.models.attention import KeyValues, Merge, grouped, partial, repeat_heads
+from cuecard.models.attention import KeyValues, Merge, Part, grouped, partial, repeat_heads
 from cuecard.models.engine import ScoreRequest
 from cuecard.models.local import LocalEngine
 from cuecard.models.prefill import BLOCK, BUCKETS, ChunkPlan, chunks, split
@@ -126,9 +126,10 @@ def test_a_part_is_attention_with_its_normaliser(dtype: torch.dtype, kind: str) 
         hidden = torch.where(torch.rand(3, 1, 21, 21, generator=source) < 0.5, 0.0, -math.inf)
         hidden[..., 0] = 0.0
     mask = hidden.to(dtype) if kind == "masked" else None
-    out, lse = partial(query, key, value, 0.3, mask, causal=kind == "causal")
+    part = partial(query, key, value, 0.3, mask, causal=kind == "causal")
+    out, lse = part.output, part.lse
     expected, normaliser = attention(query, key, value, 0.3, hidden)
-    assert out.dtype in (dtype, torch.float32)
+    assert part.mixed.dtype in (dtype, torch.float32)
     torch.testing.assert_close(out.double(), expected, rtol=0, atol=tolerance(dtype))
     torch.testing.assert_close(lse.double(), normaliser, rtol=0, atol=tolerance(dtype))
 
@@ -138,9 +139,9 @@ def test_large_scores_do_not_overflow_sixteen_bits() -> None:
     query, key = torch.full((1, 1, 2, 64), 60.0), torch.full((1, 1, 3, 64), 60.0)
     key[..., 1, :] = -60.0
     value = torch.arange(3.0)[:, None].expand(1, 1, 3, 64)
-    out, lse = partial(query.half(), key.half(), value.half(), 64**-0.5)
-    torch.testing.assert_close(out.float(), torch.ones(1, 1, 2, 64), rtol=0, atol=1e-2)
-    assert torch.isfinite(lse).all()
+    part = partial(query.half(), key.half(), value.half(), 64**-0.5)
+    torch.testing.assert_close(part.output, torch.ones(1, 1, 2, 64), rtol=0, atol=1e-2)
+    assert torch.isfinite(part.lse).all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
@@ -155,11 +156,11 @@ def test_heads_that_share_a_key_head_attend_to_it(rows: int, dtype: torch.dtype)
     for hidden in (*masks.values(), None):
         if hidden is not None:
             hidden[..., 0] = 0.0
-        out, lse = grouped(query, key, value, 0.5, None if hidden is None else hidden.to(dtype))
+        part = grouped(query, key, value, 0.5, None if hidden is None else hidden.to(dtype))
         whole = torch.zeros(1) if hidden is None else hidden
         expected, normaliser = attention(query, repeat_heads(key, 6), repeat_heads(value, 6), 0.5, whole)
-        torch.testing.assert_close(out.double(), expected, rtol=0, atol=tolerance(dtype))
-        torch.testing.assert_close(lse.double(), normaliser, rtol=0, atol=tolerance(dtype))
+        torch.testing.assert_close(part.output.double(), expected, rtol=0, atol=tolerance(dtype))
+        torch.testing.assert_close(part.lse.double(), normaliser, rtol=0, atol=tolerance(dtype))
 
 
 @pytest.mark.parametrize("cuts", [(7,), (1, 2, 29), (5, 10, 15, 20, 25)])
@@ -169,18 +170,19 @@ def test_merged_parts_are_the_whole(cuts: tuple[int, ...]) -> None:
     query, key, value = states(source, 4, 9, 8), states(source, 4, 30, 8), states(source, 4, 30, 8)
     key[:, 20:] *= 20
     bounds = [0, *cuts, 30]
-    merge: Merge | None = None
+    merge = Merge(query)
     for low, high in zip(bounds, bounds[1:], strict=False):
-        out, lse = partial(query[None], key[None, :, low:high], value[None, :, low:high], 1.0)
-        if merge is None:
-            merge = Merge(out[0].clone(), lse[0].clone())
+        part = partial(query[None], key[None, :, low:high], value[None, :, low:high], 1.0)
+        part = part.each(lambda states: states[0])
+        if low == 0:
+            merge.put(slice(None), part)
         else:
-            merge.add(0, 4, out[0, :, :4], lse[0, :, :4])
-            merge.add(4, 9, out[0, :, 4:], lse[0, :, 4:])
-    assert merge is not None
+            merge.add(0, 4, part.each(lambda states: states[:, :4]))
+            merge.add(4, 9, part.each(lambda states: states[:, 4:]))
     expected, normaliser = attention(query, key, value, 1.0, torch.zeros(1))
-    torch.testing.assert_close(merge.output.double(), expected, rtol=0, atol=1e-5)
-    torch.testing.assert_close(merge.lse.double(), normaliser, rtol=1e-6, atol=1e-5)
+    lse = Part(merge.mixed, merge.total, merge.peak).lse
+    torch.testing.assert_close(lse.double(), normaliser, rtol=1e-6, atol=1e-5)
+    torch.testing.assert_close(merge.result(torch.float32).double(), expected, rtol=0, atol=1e-5)
 
 
 def test_keys_and_values_are_kept_in_flat_order() -> None:
