@@ -16,10 +16,10 @@ from ..models.hidden import FeatureRequest, features_of, layers_of
 from ..models.lm import bridge_of
 from ..optimizers.base import Candidate, FieldFeatures, Outcome, Row
 from ..optimizers.heads import layers_for
+from ..optimizers.shown import gold_label
 from ..programs.predictor import Predictor
 from ..programs.prompt import PromptTooLong
 from ..programs.readout import Choice, recorded_choices
-from ..signatures import write
 from .evaluate import run_programs
 from .journal import Clock
 
@@ -135,11 +135,12 @@ class ProgramEvaluator:
         engine = bridge.gatherer.engine if bridge is not None else None
         count = layers_of(engine)
         part, column = predictors_of(apply(self.program, candidate))[predictor], self.columns(predictor).get(field)
+        annotation = part.signature.output_fields[field].annotation
         held = [
-            (inputs, write(gold, part.signature.output_fields[field].annotation))
+            (inputs, gold)
             for row in rows
             if (inputs := self._inputs(predictor, row)) is not None
-            and (gold := {**row.inputs, **row.labels}.get(column or "")) is not None
+            and (gold := gold_label(row, column, annotation)) is not None
         ]
         if not count or not held:
             return None

@@ -38,7 +38,7 @@ from .baseline import write_baseline
 from .dev_scores import dev_scores
 from .evaluator import ProgramEvaluator, candidate_of
 from .journal import Clock, JournaledEngine
-from .reference import reference_scores
+from .reference import constant_scores, reference_scores
 from .run_folder import RunFolder
 from .run_record import described, outcome_of, trial_line
 from .stopping import Decisions, forget_interrupt
@@ -333,8 +333,11 @@ def _finish(
     reference = reference_scores(
         task.program, task.metric, task.columns, task.train, splits, seed=task.seed, interval_seed=seed
     )
+    constant = constant_scores(task.program, task.metric, task.train, splits, interval_seed=seed)
     ledger = asdict(engine.ledger)
-    compilation = Compilation(task, result, before, after, unread, ledger, spent, clock.now(), folder, reference)
+    compilation = Compilation(
+        task, result, before, after, unread, ledger, spent, clock.now(), folder, reference, constant
+    )
     write_baseline(folder.scores, dev_scores(task, result))
     folder.write({**state, **outcome_of(compilation)})
     return compilation

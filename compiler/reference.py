@@ -1,12 +1,15 @@
-"""The reference beside a compile's scores: how far TF-IDF and logistic regression get on the same rows.
+"""The references beside a compile's scores: how far one gets on the same rows without a language model.
 
-It is fitted on train (`optimizers/reference.py`) and measured by the task's own metric, so that it stands beside the
-program's scores and tells when no language model is needed. It is only there where the two can be compared: the program
-has one predictor, the data hold the gold values of its label outputs, and the metric looks at nothing else.
+One is TF-IDF and logistic regression, fitted on train (`optimizers/reference.py`) and measured by the task's own
+metric, so that it stands beside the program's scores and tells when no language model is needed. It is only there where
+the two can be compared: the program has one predictor, the data hold the gold values of its label outputs, and the
+metric looks at nothing else. The other is one answer for every row, the most frequent of train: a program that is no
+better has not learned to look at its inputs.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,15 +24,20 @@ from ..metrics.weighted import Weighted
 from ..optimizers.base import Row
 from ..optimizers.heads import folds
 from ..optimizers.reference import fit_reference, text_of
+from ..optimizers.shown import gold_label
+from ..optimizers.student import shown
 from ..programs.graph import Graph
 from ..seeds import derive_seed
-from ..signatures import choice_value, choices, write
+from ..signatures import choice_value, choices
 from .evaluate import gold_fields
 from .evaluator import Columns, predictors_of
 
 MOST_ROWS = 1000  # what it costs grows with their cube
 
 Predict = Callable[[Sequence[Row]], list[dict[str, Any]]]
+
+
+FREQUENT = 0.1  # of the train rows, from which share of them a value is worth giving for every row
 
 
 @dataclass(frozen=True)
@@ -41,12 +49,8 @@ class _Label:
     labels: tuple[str, ...]
 
     def gold(self, row: Row) -> str | None:
-        """The gold label of a row, of several references the first; None where it has none."""
-        value = row.labels.get(self.column)
-        if isinstance(value, list | tuple):
-            value = value[0] if value else None
-        text = None if value is None else write(value, self.type)
-        return text if text in self.labels else None
+        """See `gold_label`."""
+        return gold_label(row, self.column, self.type)
 
 
 def reference_scores(
@@ -74,6 +78,46 @@ def reference_scores(
             measurements = [metric.measure(_compared(row, gold), prediction) for row, prediction in pairs]
             scores[name] = interval(metric, measurements, interval_seed)
     return scores
+
+
+def constant_scores(
+    program: dspy.Module,
+    metric: Metric,
+    train: Sequence[Row],
+    splits: Mapping[str, Sequence[Row]],
+    *,
+    interval_seed: int,
+) -> dict[str, Score]:
+    """The score, on each of `splits` that has rows, of giving each output the value that is most frequent in train; {}
+    where the metric may look at more than the outputs' values, or one of them has no value that is frequent.
+    """
+    gold = gold_fields(program)
+    held = [{name: value for name, value in shown(row).items() if name in _compared(row, gold)} for row in train]
+    answer = {column: _frequent([row[column] for row in held if column in row]) for row in held for column in row}
+    if not _compares_values(metric) or not answer or any(value is _RARE for value in answer.values()):
+        return {}
+    return {
+        name: interval(metric, [metric.measure(_compared(row, gold), answer) for row in rows], interval_seed)
+        for name, rows in splits.items()
+        if rows
+    }
+
+
+_RARE = object()
+
+
+def _frequent(values: Sequence[Any]) -> Any:
+    """The most frequent of some values, the first of equals; `_RARE` where none is frequent."""
+    counts = Counter(map(repr, values))
+    found, count = counts.most_common(1)[0]
+    return next(value for value in values if repr(value) == found) if count >= FREQUENT * len(values) else _RARE
+
+
+def _compares_values(metric: Metric) -> bool:
+    """Whether a metric is told from the outputs' values, so that nothing has to run for it."""
+    if isinstance(metric, Weighted):
+        return all(_compares_values(part) for part in metric.metrics)
+    return isinstance(metric, FieldMetric)
 
 
 def _labels(program: dspy.Module, metric: Metric, columns: Columns, rows: Sequence[Row]) -> tuple[_Label, ...]:

@@ -73,6 +73,7 @@ def outcome_of(compilation: Compilation) -> dict[str, Any]:
         **({"left_out": list(result.left_out)} if result.left_out else {}),
         "unread": dict(compilation.unread),
         "reference": {split: score.as_dict() for split, score in compilation.reference.items()},
+        "constant": {split: score.as_dict() for split, score in compilation.constant.items()},
         "spent": dict(compilation.spent),
         "ledger": dict(compilation.ledger),
         "seconds": round(compilation.seconds, 3),

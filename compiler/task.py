@@ -80,7 +80,8 @@ class Compilation:
     """What a compile came to. Scores are by split, `dev` and `test` (where there is a test split).
 
     `unread`: how many test answers could not be read, of the baseline and of the compiled program; `reference`: the
-    scores of TF-IDF and logistic regression on the same rows, by split, where they can be compared (`reference.py`).
+    scores of TF-IDF and logistic regression on the same rows, by split, where they can be compared; `constant`: those
+    of the most frequent answer for every row (`reference.py`).
     """
 
     task: Task
@@ -93,6 +94,7 @@ class Compilation:
     seconds: float
     folder: RunFolder
     reference: Mapping[str, Score] = field(default_factory=dict)
+    constant: Mapping[str, Score] = field(default_factory=dict)
 
     @property
     def candidate(self) -> Candidate:

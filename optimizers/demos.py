@@ -16,6 +16,7 @@ from typing import Any
 
 import dspy
 
+from ..programs.formats.fields import present
 from ..programs.votes import most_alike
 from ..seeds import derive_seed
 from ..signatures.types import shape
@@ -58,18 +59,16 @@ def _threshold(evaluator: Evaluator, outcomes: Sequence[Outcome]) -> float:
 
 
 def gold_values(row: Row, signature: type[dspy.Signature], columns: Mapping[str, str]) -> Demo:
-    """A predictor's fields that the row has a value for. Of several references for a text the most typical is shown."""
-    found = {}
-    for name, field in signature.fields.items():
-        column = columns.get(name, "")
-        value = row.labels.get(column)
-        if column in row.inputs:
-            value = row.inputs[column]
-        elif isinstance(value, list | tuple) and shape(field.annotation).kind == "str":
-            value = _most_typical([str(reference) for reference in value])
-        if value is not None:
-            found[name] = value
-    return found
+    """A predictor's fields that the row has a value for; None is one where the type admits it. Of several references
+    for a text the most typical is shown.
+    """
+    values = {**row.labels, **row.inputs}
+    found = {name: values[columns[name]] for name in signature.fields if columns.get(name) in values}
+    for name, value in found.items():
+        several = isinstance(value, list | tuple) and columns[name] not in row.inputs
+        if several and shape(signature.fields[name].annotation).kind == "str":
+            found[name] = _most_typical([str(reference) for reference in value])
+    return {name: found[name] for name in present(signature.fields, found)}
 
 
 def _most_typical(references: Sequence[str]) -> str | None:

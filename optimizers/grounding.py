@@ -12,7 +12,7 @@ from typing import Any
 
 from ..errors import InputError
 from ..models.lm import EngineBridge
-from ..programs.formats.fields import labels, requirement, show
+from ..programs.formats.fields import labels, present, requirement, show
 from .base import Outcome
 from .wording import Signature
 
@@ -179,8 +179,7 @@ def values_text(signature: Signature, values: Mapping[str, Any], mark: str = "")
     named = labels(signature)
     return "\n".join(
         f"{named[name]}{mark}: {cut(_shown(signature, name, values[name]), VALUE)}"
-        for name in signature.fields
-        if values.get(name) is not None
+        for name in present(signature.fields, values)
     )
 
 

@@ -12,14 +12,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-import numpy as np
-
 from ..programs.heads import choice_of, head_file
 from ..programs.state import FormatChoice, HeadChoice, ReadOut
-from ..signatures import choices, write
+from ..signatures import choices
 from .base import Candidate, Evaluator, Outcome, Row
 from .calibrate import shows
 from .heads import Fitted, fit_head, fit_matrix
+from .shown import shown
 
 FORMATS: tuple[FormatChoice, ...] = ("turns_labelled", "completion")
 
@@ -122,19 +121,10 @@ def fresh_rows(candidate: Candidate, rows: Sequence[Row]) -> list[Row]:
 
 def _matrices(evaluator: Evaluator, name: str, outcomes: Sequence[Outcome], seed: int) -> dict[str, Fitted]:
     found = {}
-    signature, columns = evaluator.signatures[name], evaluator.columns(name)
-    for field, output in signature.output_fields.items():
-        labels = choices(output.annotation) or ()
-        totals, answers = [], []
-        for outcome in outcomes:
-            gold = {**outcome.row.inputs, **outcome.row.labels}.get(columns.get(field, ""))
-            mine = [made for predictor, made in outcome.choices if predictor == name and made.field == field]
-            answer = None if gold is None else write(gold, output.annotation)
-            if mine and answer in labels:
-                totals.append(mine[-1].totals)
-                answers.append(str(answer))
+    for field, each in shown(evaluator, name, outcomes).items():
+        answers = [each.labels[place] for place in each.answers[each.known]]
         if len(set(answers)) > 1:
-            found[field] = fit_matrix(np.array(totals, dtype=np.float64), answers, labels, seed=seed)
+            found[field] = fit_matrix(each.totals[each.known], answers, each.labels, seed=seed)
     return found
 
 

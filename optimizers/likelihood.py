@@ -19,8 +19,8 @@ from ..metrics.base import Measurement, Metric
 from ..metrics.statistics import paired_test
 from ..programs.readout import Choice, calibrated
 from ..programs.state import ReadOut
-from ..signatures import choices, write
 from .base import Outcome
+from .shown import gold_label
 
 Unit = Literal["label", "token"]
 Known = Sequence[float | None]
@@ -52,12 +52,13 @@ def label_likelihoods(
     columns: field -> the column of its gold value.
     """
     found: list[float | None] = []
+    types = {field: output.annotation for field, output in signature.output_fields.items()}
     for outcome in outcomes:
         made = {choice.field: choice for predictor, choice in outcome.choices if predictor == name}
         logs = [
             _log_probability(readout, choice, gold)
             for field, choice in made.items()
-            if (gold := _gold_label(signature, columns, field, outcome)) is not None
+            if (gold := gold_label(outcome.row, columns.get(field), types[field])) is not None
         ]
         found.append(math.fsum(logs) / len(logs) if logs else None)
     return found
@@ -85,16 +86,6 @@ class _LogLikelihood(Metric):
 
     def measure(self, example: Any, prediction: Any) -> Measurement:
         raise InputError("log-likelihoods are not measured on predictions")
-
-
-def _gold_label(
-    signature: type[dspy.Signature], columns: Mapping[str, str], field: str, outcome: Outcome
-) -> str | None:
-    """The gold label of a field, where the row holds one of its labels."""
-    value = {**outcome.row.inputs, **outcome.row.labels}.get(columns.get(field, ""))
-    type_ = signature.output_fields[field].annotation
-    text = None if value is None else write(value, type_)
-    return text if text in (choices(type_) or ()) else None
 
 
 def _log_probability(readout: ReadOut, choice: Choice, label: str) -> float:

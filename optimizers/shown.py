@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..programs.readout import Choice
 from ..signatures import choices, write
-from .base import Evaluator, Outcome
+from .base import Evaluator, Outcome, Row
 
 
 @dataclass(frozen=True)
@@ -50,12 +51,12 @@ def shown(evaluator: Evaluator, name: str, outcomes: Sequence[Outcome]) -> dict[
         made = {place: choice for place, each in enumerate(outcomes) if (choice := _last(each, name, field))}
         if labels is None or not made:
             continue
-        gold = [_label(outcomes[place], columns.get(field, ""), output.annotation) for place in made]
+        gold = [gold_label(outcomes[place].row, columns.get(field), output.annotation) for place in made]
         found[field] = Shown(
             tuple(labels),
             tuple(made),
             np.array([choice.totals for choice in made.values()], dtype=np.float64),
-            np.array([labels.index(text) if text in labels else -1 for text in gold]),
+            np.array([-1 if text is None else labels.index(text) for text in gold]),
         )
     return found
 
@@ -65,7 +66,17 @@ def _last(outcome: Outcome, name: str, field: str) -> Choice | None:
     return mine[-1] if mine else None
 
 
-def _label(outcome: Outcome, column: str, annotation: object) -> str | None:
-    """A row's value in a column as the model would write it; None where the row has no such column."""
-    values = {**outcome.row.inputs, **outcome.row.labels}
-    return write(values[column], annotation) if column in values else None
+def gold_label(row: Row, column: str | None, annotation: Any) -> str | None:
+    """The text of a row's value in a column, of several references the first; None where there is none, or it is no
+    label of the type.
+    """
+    values = {**row.inputs, **row.labels}
+    if column is None or column not in values:
+        return None
+    value = values[column]
+    if isinstance(value, list | tuple):
+        if not value:
+            return None
+        value = value[0]
+    text = write(value, annotation)
+    return text if text in (choices(annotation) or ()) else None

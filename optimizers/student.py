@@ -17,6 +17,7 @@ import dspy
 import numpy as np
 
 from ..errors import CuecardError
+from ..programs.formats.fields import present
 from ..programs.predictor import Predictor
 from ..programs.state import PredictorState
 from ..seeds import derive_seed
@@ -224,7 +225,7 @@ def _state(part: Predictor, base: PredictorState) -> PredictorState:
     signature = part.signature
     demos = []
     for demo in part.demos:
-        known = {name: demo[name] for name in signature.fields if name in demo and demo[name] is not None}
+        known = {name: demo[name] for name in present(signature.fields, demo)}
         if any(name in known for name in signature.output_fields):
             demos.append(known)
     return base.model_copy(update={"instructions": signature.instructions, "demos": tuple(demos)})

@@ -45,8 +45,8 @@ def summary(compilation: Compilation) -> Iterator[str]:
         rows += [(name if place == 0 else "", line) for place, line in enumerate(filter(None, lines))]
     yield from columns(rows)
     yield ""
-    if compilation.reference:
-        yield from _reference(compilation)
+    if compilation.reference or compilation.constant:
+        yield from _references(compilation)
         yield ""
     yield from _costs(compilation)
 
@@ -129,14 +129,19 @@ def _alone(compilation: Compilation, trial: Trial) -> str:
     return score_text(interval(compilation.task.metric, trial.measurements, seed))
 
 
-def _reference(compilation: Compilation) -> Iterator[str]:
+def _references(compilation: Compilation) -> Iterator[str]:
     """What is reached on the same rows without a language model, and whether that is as good."""
-    splits = [split for split in compilation.compiled if split in compilation.reference]
-    scores = ", ".join(f"{split} {score_text(compilation.reference[split])}" for split in splits)
-    yield f"without a language model (TF-IDF, logistic regression): {scores}"
-    split = splits[-1]
-    if compilation.reference[split].value >= compilation.compiled[split].value:
-        yield f"That is no worse on {split} than the compiled program: this task may need no language model."
+    told = (
+        (compilation.reference, "without a language model (TF-IDF, logistic regression)", "may need no language model"),
+        (compilation.constant, "the most frequent answer for every row", "is not learned, or the metric does not tell"),
+    )
+    for found, name, moral in told:
+        splits = [split for split in compilation.compiled if split in found]
+        if splits:
+            yield f"{name}: {', '.join(f'{split} {score_text(found[split])}' for split in splits)}"
+            split = splits[-1]
+            if found[split].value >= compilation.compiled[split].value:
+                yield f"That is no worse on {split} than the compiled program: this task {moral}."
 
 
 def _difference(verdict: PairedResult) -> str:

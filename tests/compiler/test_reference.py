@@ -16,7 +16,8 @@ from cuecard.compiler import reference
 from cuecard.compiler.cli.summary import summary
 from cuecard.compiler.data import from_dspy
 from cuecard.compiler.evaluator import same_names
-from cuecard.compiler.reference import reference_scores
+from cuecard.compiler.examples import Example
+from cuecard.compiler.reference import constant_scores, reference_scores
 from cuecard.metrics import Measurement, Metric, Score, metric
 from cuecard.optimizers.base import Budget
 from cuecard.programs.graph import build
@@ -79,9 +80,19 @@ def test_where_the_program_is_better_nothing_more_is_told(done: cuecard.Compiled
     assert len(told) == 1 and "test 0.500 [0.900, 1.000]" in told[0]
 
 
+def test_one_answer_for_every_row_stands_beside_it(done: cuecard.Compiled) -> None:
+    compilation = done.compilation
+    assert json.loads(compilation.folder.run.read_text())["constant"]["test"]["n"] == 24
+    same = compilation.compiled["test"]
+    lines = list(summary(replace(compilation, constant={"test": same})))
+    place = next(i for i, line in enumerate(lines) if line.startswith("the most frequent answer for every row: test "))
+    assert lines[place + 1].startswith("That is no worse on test than the compiled program: this task is not learned")
+
+
 def test_without_train_or_without_labels_there_is_none(tmp_path: Path) -> None:
     compiled = compile_tickets(tmp_path, FakeEngine(says(" hm")), budget=Budget(trials=1), trainset=())
-    assert json.loads(compiled.compilation.folder.run.read_text())["reference"] == {}
+    told = json.loads(compiled.compilation.folder.run.read_text())
+    assert told["reference"] == told["constant"] == {}
     assert "language model" not in "\n".join(summary(compiled.compilation))
 
 
@@ -216,3 +227,40 @@ def test_the_columns_of_a_spec_are_its_outputs(tmp_path: Path) -> None:
         program, metric(lambda e, p: e.team == p.team), program.columns, data, {"dev": data}, seed=0, interval_seed=0
     )
     assert found["dev"].value == 1.0
+
+
+# ---- one answer for every row
+
+
+def given(*labels: dict[str, Any], several: frozenset[str] = frozenset()) -> list[Example]:
+    return [Example({"ticket": f"t{n}"}, each, n, several=several) for n, each in enumerate(labels)]
+
+
+def constant(train: Any, test: Any, by: Any = "exact_match") -> float | None:
+    program = adopt(dspy.Predict(cuecard.signature("ticket -> queue: str, order: Optional[str]")))
+    found = constant_scores(program, metric(by), train, {"dev": [], "test": test}, interval_seed=0)
+    return found["test"].value if found else None
+
+
+def test_the_most_frequent_value_of_each_output_is_given_for_every_row() -> None:
+    train = given(*({"queue": "ab"[n % 3 == 0], "order": f"A{n}" if n % 5 == 0 else None} for n in range(30)))
+    test = given({"queue": "a", "order": None}, {"queue": "b", "order": None}, {"queue": "b", "order": "A9"})
+    assert constant(train, test) == pytest.approx((1 + 0.5 + 0) / 3)
+    assert constant(train, test, [{"metric": "exact_match", "field": "order"}]) == pytest.approx(2 / 3)
+
+
+def test_texts_of_which_none_is_frequent_have_none() -> None:
+    train = given(*({"queue": f"q{n}", "order": None} for n in range(30)))
+    assert constant(train, train) is None
+    assert constant(given(), train) is None
+
+
+def test_of_several_references_the_first_is_given() -> None:
+    train = given(*({"queue": ["a", str(n)]} for n in range(12)), several=frozenset({"queue"}))
+    assert constant(train, given({"queue": "a"}, {"queue": "c"})) == 0.5
+
+
+def test_what_looks_at_more_than_values_has_none() -> None:
+    train = given(*({"queue": "a", "order": None} for _ in range(9)))
+    assert constant(train, train, Alien()) is None
+    assert constant(train, train, lambda example, prediction: True) is None

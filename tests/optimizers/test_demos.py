@@ -51,6 +51,15 @@ def reasoned(row: Any) -> dict[str, Any]:
 # ---- labelled
 
 
+def test_null_is_a_value_where_the_type_has_it() -> None:
+    signature = cuecard.signature("ticket -> queue: Literal['billing', 'technical'], order: Optional[str]")
+    given = [*rows(2, order=None), *rows(1, order="A7"), *rows(1)]
+    found = pools(FakeEvaluator({"p": signature}, never), ANY, given)["p"]
+    assert [demo["order"] for demo in found] == [None, None, "A7"], "the last row says nothing of an order"
+    lacking = FakeEvaluator({"p": SUMMARY}, never, outcome=runs({0: 1.0}, lambda row: {"summary": "own"}))
+    assert pools(lacking, ANY, rows(1, summary=None)) == {"p": [{"ticket": "t0", "summary": "own"}]}
+
+
 def test_labelled_rows_are_demos_and_nothing_runs() -> None:
     evaluator = FakeEvaluator({"p": ROUTE}, never)
     assert pools(evaluator, ANY, rows(2)) == {
