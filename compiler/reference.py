@@ -24,7 +24,7 @@ from ..metrics.weighted import Weighted
 from ..optimizers.base import Row
 from ..optimizers.heads import folds
 from ..optimizers.reference import fit_reference, text_of
-from ..optimizers.shown import gold_label
+from ..optimizers.shown import label_of
 from ..optimizers.student import shown
 from ..programs.graph import Graph
 from ..seeds import derive_seed
@@ -49,8 +49,10 @@ class _Label:
     labels: tuple[str, ...]
 
     def gold(self, row: Row) -> str | None:
-        """See `gold_label`."""
-        return gold_label(row, self.column, self.type)
+        """The gold label of a row, of several references the first; None where it has none."""
+        value = row.labels.get(self.column, ())
+        several = value if isinstance(value, list | tuple) else [value]
+        return label_of(several[0], self.type) if several else None
 
 
 def reference_scores(

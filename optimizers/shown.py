@@ -67,16 +67,12 @@ def _last(outcome: Outcome, name: str, field: str) -> Choice | None:
 
 
 def gold_label(row: Row, column: str | None, annotation: Any) -> str | None:
-    """The text of a row's value in a column, of several references the first; None where there is none, or it is no
-    label of the type.
-    """
+    """The text of a row's value in a column; None where there is none, or no label of the type, as several are none."""
     values = {**row.inputs, **row.labels}
-    if column is None or column not in values:
-        return None
-    value = values[column]
-    if isinstance(value, list | tuple):
-        if not value:
-            return None
-        value = value[0]
+    return label_of(values[column], annotation) if column is not None and column in values else None
+
+
+def label_of(value: Any, annotation: Any) -> str | None:
+    """The text of a value; None where it is no label of the type."""
     text = write(value, annotation)
     return text if text in (choices(annotation) or ()) else None

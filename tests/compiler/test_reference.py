@@ -264,3 +264,13 @@ def test_what_looks_at_more_than_values_has_none() -> None:
     train = given(*({"queue": "a", "order": None} for _ in range(9)))
     assert constant(train, train, Alien()) is None
     assert constant(train, train, lambda example, prediction: True) is None
+
+
+def test_lists_that_no_field_says_are_references_are_one_answer() -> None:
+    several = [
+        dspy.Example(ticket=f"t{n}", queue=["billing", "account"][: 1 + n % 2]).with_inputs("ticket") for n in range(20)
+    ]
+    found = constant_scores(
+        adopt(Triage()), metric("exact_match"), from_dspy(several), {"dev": from_dspy(several)}, interval_seed=0
+    )
+    assert set(found) == {"dev"} and 0.0 <= found["dev"].value <= 1.0
