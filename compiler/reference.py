@@ -34,10 +34,9 @@ from .evaluator import Columns, predictors_of
 
 MOST_ROWS = 1000  # what it costs grows with their cube
 
+FREQUENT = 0.1  # the share of the train rows from which on a value is worth giving for every row
+
 Predict = Callable[[Sequence[Row]], list[dict[str, Any]]]
-
-
-FREQUENT = 0.1  # of the train rows, from which share of them a value is worth giving for every row
 
 
 @dataclass(frozen=True)
@@ -93,10 +92,17 @@ def constant_scores(
     """The score, on each of `splits` that has rows, of giving each output the value that is most frequent in train; {}
     where the metric may look at more than the outputs' values, or one of them has no value that is frequent.
     """
+    if not _compares_values(metric):
+        return {}
     gold = gold_fields(program)
-    held = [{name: value for name, value in shown(row).items() if name in _compared(row, gold)} for row in train]
-    answer = {column: _frequent([row[column] for row in held if column in row]) for row in held for column in row}
-    if not _compares_values(metric) or not answer or any(value is _RARE for value in answer.values()):
+    held: dict[str, list[Any]] = {}
+    for row in train:
+        values = shown(row)
+        for column in _compared(row, gold):
+            if column in values:
+                held.setdefault(column, []).append(values[column])
+    answer = {column: _frequent(values) for column, values in held.items()}
+    if not answer or any(value is _RARE for value in answer.values()):
         return {}
     return {
         name: interval(metric, [metric.measure(_compared(row, gold), answer) for row in rows], interval_seed)
