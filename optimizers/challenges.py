@@ -25,6 +25,7 @@ from .pacing import Way, blocks
 from .recalibrate import METHODS, recalibrated
 from .refit import shown_itself, with_rows
 from .search import Search, SearchResult
+from .shown import gold_label
 from .voted import with_votes
 
 FEWEST_ROWS = 64  # that a head or matrix is fitted on where there are more and the budget is short
@@ -77,11 +78,14 @@ def readings(evaluator: Evaluator, rows: Sequence[Row]) -> int:
     """How many prompts are read to fit all heads in one format: one for each label output of a row that holds its gold
     value and its predictor's inputs.
     """
-    held = [{**row.inputs, **row.labels} for row in rows]
     count = 0
     for name, field in label_outputs(evaluator):
-        needed = [evaluator.columns(name).get(each, "") for each in (*evaluator.signatures[name].input_fields, field)]
-        count += sum(all(row.get(column) is not None for column in needed) for row in held)
+        signature, columns = evaluator.signatures[name], evaluator.columns(name)
+        needed = [columns.get(each, "") for each in signature.input_fields]
+        for row in rows:
+            held = {**row.inputs, **row.labels}
+            gold = gold_label(row, columns.get(field), signature.output_fields[field].annotation)
+            count += gold is not None and all(held.get(column) is not None for column in needed)
     return count
 
 

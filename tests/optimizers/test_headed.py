@@ -122,6 +122,8 @@ def test_a_prompt_is_read_for_each_label_output_of_a_row_that_holds_what_it_need
     assert readings(evaluator(Asked()), ROWS) == 30
     assert readings(evaluator(Asked()), examples(30, why=str)) == 0, "no gold labels"
     assert readings(evaluator(Asked()), examples(30, queue=lambda n: "billing" if n < 7 else None)) == 7
+    empty = {"route": cuecard.signature("text -> queue: Optional[Literal['billing', 'technical', 'account']]")}
+    assert readings(evaluator(Asked(), empty), examples(30, queue=lambda n: "billing" if n < 7 else None)) == 30
     two = cuecard.signature("text, level -> queue: Literal['billing', 'technical', 'account'], urgent: bool")
     rows = examples(6, queue=lambda n: "billing", urgent=lambda n: True, level=lambda n: "high" if n else None)
     assert readings(evaluator(Asked(), {"route": two}), rows) == 10
