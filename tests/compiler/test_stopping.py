@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -34,6 +34,14 @@ BATCH = 4  # a batch within the search's first generation
 
 class Killed(BaseException):
     """Stands for a kill: nobody catches it."""
+
+
+@pytest.fixture(autouse=True)
+def usual_ctrl_c() -> Iterator[None]:
+    """What Ctrl-C does in a terminal: a shell that starts the tests in the background makes them ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def learner(at: int | None = None, then: Callable[[], None] | None = None, kill_at: int | None = None) -> FakeEngine:
