@@ -33,6 +33,7 @@ from ..optimizers.base import Outcome, Row, Step
 from ..programs.graph import Graph
 from ..programs.prompt import PromptTooLong
 from ..programs.readout import recorded_choices
+from ..programs.spans import recorded_copies
 from .label_choices import ChoiceReader
 
 logger = logging.getLogger("cuecard")
@@ -270,7 +271,7 @@ def _combined(metric: Weighted, parts: Sequence[Measurement | str]) -> Measureme
 def _one(program: dspy.Module, row: Row, metric: Metric | None, names: Mapping[int, str]) -> Outcome:
     trace: list[Any] = []
     gold = gold_fields(program)
-    with dspy.context(trace=trace), recorded_choices() as choices:
+    with dspy.context(trace=trace), recorded_choices() as choices, recorded_copies() as copies:
         try:
             prediction = program(**row.inputs)
             values = _values(prediction)
@@ -281,7 +282,8 @@ def _one(program: dspy.Module, row: Row, metric: Metric | None, names: Mapping[i
             return _failed(row, error)
     measurement = None if metric is None else _measure(metric, row, _gold(row, gold), prediction)
     made = tuple((names[choice.predictor], choice) for choice in choices if choice.predictor in names)
-    return Outcome(row, measurement, values, None, None, _steps(trace, names), made)
+    copied = tuple((names[copy.predictor], copy) for copy in copies if copy.predictor in names)
+    return Outcome(row, measurement, values, None, None, _steps(trace, names), made, copied)
 
 
 def _values(prediction: Any) -> dict[str, Any]:

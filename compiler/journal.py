@@ -266,7 +266,7 @@ def _describe(request: Request, previous: tuple[int, ...], tokenizer: Tokenizer)
     if isinstance(request, FeatureRequest):
         return {**plain, "layers": request.layers}
     if isinstance(request, SpanRequest):
-        known = {"end": request.end, "width": request.width, "reward": request.reward}
+        known = {"end": request.end, "width": request.width}
         return {**plain, "runs": len(request.runs), **known, "against": request.against is not None}
     settings = request.decoding.model_dump(mode="json", exclude_defaults=True)
     return {**plain, "decoding": settings, **({"grammar": request.grammar} if request.grammar else {})}
@@ -286,7 +286,7 @@ def _plain(result: Result) -> dict[str, Any]:
 
 
 def _spans_of(request: SpanRequest) -> tuple[Any, ...]:
-    return request.runs, request.cuts, request.end, request.width, request.reward, request.against
+    return request.runs, request.cuts, request.end, request.width, request.against
 
 
 def _result(record: dict[str, Any]) -> Result:

@@ -39,7 +39,7 @@ from .rows import Row, fill
 from .sampling import Sampler, log_normaliser
 from .spans import by_scoring
 
-ENGINE_VERSION = "plain-1"
+ENGINE_VERSION = "plain-2"
 
 Opened = TypeVar("Opened")
 T = TypeVar("T", bound=Task)

@@ -66,7 +66,7 @@ class SpanRequest:
 
     runs: token ids, each the longest span from one place of the text; cuts: for each run the lengths, ascending, at
     which a span may end; end: tokens that close a span; width: of the search's beam; against: another prompt, under
-    which the best spans are scored too, the best by log-likelihood and `reward` nats per token.
+    which the best spans are scored too.
     """
 
     prompt: tuple[int, ...]
@@ -74,7 +74,6 @@ class SpanRequest:
     cuts: tuple[tuple[int, ...], ...]
     end: tuple[int, ...]
     width: int
-    reward: float = 0.0
     against: tuple[int, ...] | None = None
 
 

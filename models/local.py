@@ -34,7 +34,7 @@ from .sampling import Sampler, log_normaliser
 from .spans import first_tokens, refusal, search
 from .tree import IntArray, TokenTree, build, common_prefix
 
-ENGINE_VERSION = "7"
+ENGINE_VERSION = "8"
 CHUNK = 2048
 LOGIT_ROWS = 64
 

@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from .engine import Failure, ScoreRequest, Scores, SpanRequest, Spans, SpanScore
 
 STRIDE = 3
-SHORTLIST = 2  # times `width` spans are scored under the other prompt
+SHORTLIST = 2  # times `width` spans are scored under the other prompt, and given
+PER_TOKEN = 0.35  # nats that a token of a span is worth where those are picked: a longer text is the less likely one
 
 Tokens = tuple[int, ...]
 Score = Callable[[Sequence[ScoreRequest]], Sequence[Scores | Failure]]
@@ -55,7 +56,7 @@ class _Search:
         """Take the third stage's scores; what is scored under the other prompt."""
         scored = dict(zip(asked, totals, strict=True))
         self.totals |= {span: scored[span + self.request.end] for span in self.places if span not in self.totals}
-        worth = {span: total + self.request.reward * len(span) for span, total in self.totals.items()}
+        worth = {span: total + PER_TOKEN * len(span) for span, total in self.totals.items()}
         best = sorted(worth, key=lambda span: (-worth[span], span))[: SHORTLIST * self.request.width]
         self.totals = {span: self.totals[span] for span in best}
         return [span + self.request.end for span in best]

@@ -18,6 +18,7 @@ from ..metrics.base import Measurement, Metric
 from ..models.engine import Ledger
 from ..models.hidden import Features
 from ..programs.readout import Choice
+from ..programs.spans import Copy
 from ..programs.state import PredictorState
 
 
@@ -75,6 +76,7 @@ class Outcome:
     error: str | None = None
     steps: tuple[Step, ...] = ()
     choices: tuple[tuple[str, Choice], ...] = ()
+    copies: tuple[tuple[str, Copy], ...] = ()
 
 
 @dataclass(frozen=True)

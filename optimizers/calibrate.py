@@ -3,7 +3,8 @@
 - contextual: the label's log-likelihood for content-free inputs (Zhao et al. 2021, arXiv 2102.09690; averaged over
   `N/A`, `[MASK]` and the empty text, as there);
 - batch: its mean over unlabelled inputs (Zhou et al. 2023, arXiv 2309.17249): those that the candidate runs on anyway
-  (`by_batch`), which costs nothing but to choose again (`overtaken`);
+  (`by_batch`), which costs nothing but to choose again (`overtaken`). Where spans are copied, it is null that is
+  calibrated so: to be taken as often as in train;
 - bias: fitted on labelled rows by multinomial logistic regression with one bias per label and one common scale, drawn
   towards the batch calibration by a ridge penalty. Only the argmax is used, so the scale divides out.
 """
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from ..programs.readout import Choice, calibrated
 from ..programs.state import Calibration, PredictorState
 from .base import Candidate, Evaluator, Outcome, Row
+from .copied import by_share, retaken
 from .shown import Shown, shown
 
 CONTENT_FREE = ("N/A", "[MASK]", "")
@@ -54,11 +56,20 @@ def calibrate(
 
 
 def by_batch(
-    evaluator: Evaluator, candidate: Candidate, names: Sequence[str], outcomes: Sequence[Outcome]
+    evaluator: Evaluator,
+    candidate: Candidate,
+    names: Sequence[str],
+    outcomes: Sequence[Outcome],
+    rows: Sequence[Row] = (),
 ) -> Candidate:
-    """`candidate` with batch calibrations of the predictors `names`, by what it has seen in `outcomes`."""
+    """`candidate` with batch calibrations of the predictors `names`, by what it has seen in `outcomes`. rows: labelled
+    ones, which tell how often a field is null that is copied.
+    """
     states = dict(candidate.states)
     for name in names:
+        if states[name].readout.kind == "span":
+            states[name] = by_share(evaluator, candidate, name, outcomes, rows).states[name]
+            continue
         seen = shown(evaluator, name, outcomes)
         offsets = {field: rounded(each.labels, each.totals.mean(axis=0)) for field, each in seen.items()}
         states[name] = _with(states[name], "batch", offsets)
@@ -66,7 +77,7 @@ def by_batch(
 
 
 def overtaken(candidate: Candidate, names: Sequence[str], outcomes: Sequence[Outcome]) -> list[int]:
-    """The places of the outcomes in which the predictors `names` of `candidate` would choose other labels now."""
+    """The places of the outcomes in which the predictors `names` of `candidate` would choose otherwise now."""
 
     def chooses(name: str, choice: Choice) -> str:
         scores = calibrated(candidate.states[name].readout, choice.field, choice.labels, choice.totals)
@@ -76,6 +87,7 @@ def overtaken(candidate: Candidate, names: Sequence[str], outcomes: Sequence[Out
         place
         for place, outcome in enumerate(outcomes)
         if any(name in names and chooses(name, choice) != choice.chosen for name, choice in outcome.choices)
+        or any(retaken(candidate, name, outcome) for name in names)
     ]
 
 

@@ -1,10 +1,10 @@
 """What is tried on top of what a search found, each as one more candidate that has to win on dev.
 
 Dev rows among the demos that are chosen at call time (`refit.py`), calibrations fitted to what dev has shown
-(`recalibrate.py`), votes (`voted.py`), and heads and matrices, which are no prompts (`headed.py`). What it takes to fit
-and try one counts for the budget like a search's runs of the program: a prompt that is read for its hidden states is a
-metric call, though it is cheaper than a run of the program. Where the budget has no room for all train rows in all
-formats, fewer are taken.
+(`recalibrate.py`, `reweigh.py`), votes (`voted.py`), and heads and matrices, which are no prompts (`headed.py`). What
+it takes to fit and try one counts for the budget like a search's runs of the program: a prompt that is read for its
+hidden states is a metric call, though it is cheaper than a run of the program. Where the budget has no room for all
+train rows in all formats, fewer are taken.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from .heads import Fitted
 from .pacing import Way, blocks
 from .recalibrate import METHODS, recalibrated
 from .refit import shown_itself, with_rows
+from .reweigh import reweighed
 from .search import Search, SearchResult
 from .shown import gold_label
 from .voted import with_votes
@@ -46,11 +47,11 @@ def ways_after(
     """The ways to try things on top of what a search finds, the best last, and nothing of what can't be tried.
 
     Of what `wanted` names: the `head`, fitted on more and more rows, and then in more formats; the `matrix`; the
-    `votes`; the `recalibrate`d labels, of which only rows that change are run, hardly ever all. And the `refit`, for
-    which no search keeps calls back: it takes what is left.
+    `votes`; the `recalibrate`d labels and spans, of which only rows that change are run, hardly ever all. And the
+    `refit`, for which no search keeps calls back: it takes what is left.
 
     dev: the rows that each is tried on; candidate: what was found, where that is known already; written: the program as
-    written; chooses: whether labels may be chosen by likelihood.
+    written; chooses: whether labels may be chosen by likelihood, or spans.
     """
     ways: dict[str, list[Way]] = {}
     if "head" in wanted.readouts and readings(evaluator, train):
@@ -66,7 +67,7 @@ def ways_after(
             ways["matrix"] = [Way(len(dev) + rows, rows) for rows in blocks(fresh, FEWEST_ROWS)]
     if wanted.votes and (candidate is None or with_votes(evaluator, candidate, wanted.votes) is not None):
         ways["votes"] = [Way(len(dev))]
-    if wanted.recalibrate and chooses and any(label_outputs(evaluator)):
+    if wanted.recalibrate and chooses:
         most = len(dev) if candidate is not None else len(dev) // 2
         ways["recalibrate"] = [Way(count) for count in range(1, most + 1)]
     if wanted.refit and candidate is not None and with_rows(evaluator, candidate, dev, written) is not None:
@@ -121,10 +122,11 @@ def challenged(
             unfair = partial(shown_itself, evaluator, grown)
             result = search.challenge(result, grown, {"refit": True}, prompts=True, unfair=unfair)
     if way := ways.get("recalibrate"):
-        better = recalibrated(evaluator, search.known(result), calibrations, way.calls)
-        if better is not None:
-            told = {f"{name}.calibration": method for name, method in better.methods.items()}
-            result = search.challenge(result, better.candidate, told, prompts=True, run=better.run)
+        for change in (partial(recalibrated, allowed=calibrations), reweighed):
+            better = change(evaluator, search.known(result), most_calls=way.calls)
+            if better is not None:
+                told = {f"{name}.calibration": method for name, method in better.methods.items()}
+                result = search.challenge(result, better.candidate, told, prompts=True, run=better.run)
     if votes and ways.get("votes"):
         voting = with_votes(evaluator, result.chosen.candidate, votes)
         result = result if voting is None else search.challenge(result, voting, {"votes": votes}, prompts=True)

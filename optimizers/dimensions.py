@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .space import CONTRASTS, REWARDS, WHOLE, PredictorSpace
+from .space import WHOLE, PredictorSpace
 from .strategies import PromptPart
 
 
@@ -36,8 +36,6 @@ def dimensions_of(part: PredictorSpace) -> list[Dimension]:
     found += [_listed("format", part.formats), _listed("readout", kinds)]
     if methods:
         found.append(_listed("calibration", methods))
-    if "span" in kinds:
-        found += [_listed("reward", REWARDS), _listed("contrast", CONTRASTS)]
     if any(part.generates(readout) for readout in part.readouts):
         found += [Dimension(name, tuple(span), _range_size(name, span)) for name, span in part.ranges.items()]
     return found
@@ -58,7 +56,7 @@ def size_of(part: PredictorSpace) -> int | None:
         drawn = settings if part.generates(readout) else 1
         if drawn is None:
             return None
-        read += drawn * (len(REWARDS) * len(CONTRASTS) if readout == "span" else 1)
+        read += drawn
     return size * len(part.formats) * read
 
 

@@ -182,16 +182,18 @@ class Pacer:
     def width(self, most: int, trials: int, costs: Mapping[str, float], best: int) -> tuple[int, str]:
         """How many candidates race next, at most `most`; when it is none, also what stopped the search.
 
-        trials: so many are over; costs: what a run costs, see `costs`; best: the incumbent's trial. The last
-        generations are as narrow as the rest of the budget asks for. Metric calls alone may be overrun, by one
-        candidate's, unless some are kept back.
+        trials: so many are over, the baseline one of them; costs: what a run costs, see `costs`; best: the incumbent's
+        trial. The last generations are as narrow as the rest of the budget asks for. Metric calls alone may be overrun,
+        by one candidate's, unless some are kept back. Of the other limits one candidate may take what is kept back for
+        after the search: else the baseline would have run for nothing.
         """
         reached = self.budget.spent_on(self.evaluator, trials)
         if reached is not None:
             return 0, reached
         width = most if self.budget.trials is None else min(most, self.budget.trials - trials)
         left = self._left(best, NOTHING)
-        for name in LIMITS if self.kept else PACED:
+        watched = (*(["metric_calls"] if self.kept else []), *(PACED if trials > 1 else ()))
+        for name in watched:
             if name in left and (left[name] <= 0 or costs[name] * self.most_calls(1) > left[name]):
                 return 0, name
         while width > 1 and any(costs[name] * self.most_calls(width) > rest for name, rest in left.items()):

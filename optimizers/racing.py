@@ -194,7 +194,7 @@ class Race:
         names = [name for name, method in racer.methods.items() if method == "batch"]
         if not names:
             return
-        racer.candidate = by_batch(self.evaluator, racer.candidate, names, racer.outcomes)
+        racer.candidate = by_batch(self.evaluator, racer.candidate, names, racer.outcomes, self.rows)
         places = overtaken(racer.candidate, names, racer.outcomes)
         if places:
             again = self.evaluator.run(racer.candidate, [racer.outcomes[place].row for place in places])

@@ -14,15 +14,15 @@ from typing import Any, Protocol
 import dspy
 
 from ..models.engine import Decoding
+from ..programs.spans import is_text
 from ..programs.state import FormatChoice, NearestDemos, PredictorState, ReadOut, SpanChoice
 from ..programs.votes import generates
 from ..signatures import choices, field_types
+from ..signatures.types import shape
 from .demos import Demo
 
 FORMATS: tuple[FormatChoice, ...] = ("completion", "turns", "turns_labelled", "chat", "dspy", "json", "xml")
 CALIBRATIONS = ("contextual", "batch")  # searched unless others are asked for; a `bias`: see `recalibrate.py`
-REWARDS = (0.35, 0.2)
-CONTRASTS = (0.3, 0.15)
 WHOLE = ("max_tokens", "top_k")
 PREFERRED = ("choice+batch", "choice")
 NEAREST_STARTS = ((4, PREFERRED), (4, PREFERRED), (8, ("choice",)))  # at most so many near demos, under a read-out
@@ -80,9 +80,6 @@ class PredictorSpace:
         categorical("nearest", self.nearest_counts)
         categorical("format", [_format_key(choice) for choice in self.formats])
         readout = categorical("readout", self.readouts)
-        if readout == "span":
-            categorical("reward", REWARDS)
-            categorical("contrast", CONTRASTS)
         if self.generates(readout):
             for setting, (low, high) in self.ranges.items():
                 name = f"{self.name}.{setting}"
@@ -109,16 +106,14 @@ class PredictorSpace:
             demos=demos,
             nearest=NearestDemos(count=nearest, pool=self.pool) if nearest else None,
             format=_format_choice(mine["format"]),
-            readout=self._readout(mine),
+            readout=self._readout(mine["readout"].partition("+")[0]),
             decoding=Decoding.model_validate({**self.decoding.model_dump(), **settings}),
         )
 
-    def _readout(self, mine: Mapping[str, Any]) -> ReadOut:
-        kind = mine["readout"].partition("+")[0]
+    def _readout(self, kind: str) -> ReadOut:
         if kind != "span":
             return ReadOut(kind=kind)
-        choice = SpanChoice(reward=mine["reward"], contrast=mine["contrast"], longest=self.longest)
-        return ReadOut(kind=kind, sources=self.sources, span=choice)
+        return ReadOut(kind=kind, sources=self.sources, span=SpanChoice(longest=self.longest))
 
     def calibration(self, params: Mapping[str, Any]) -> str | None:
         """The calibration method at a point."""
@@ -143,9 +138,10 @@ def readouts_for(
 ) -> tuple[str, ...]:
     """The read-outs that a signature allows, of those wanted (None: all).
 
-    `span` is there where the examples' text outputs are `copied` from an input, `constrained` where a type can be
-    constrained, `choice` where an output has a finite set of values, and with it the calibrations: `choice` alone is
-    the calibration `none`; without `scores` the target cannot score a text, and there is neither `choice` nor `span`.
+    `span` is there where the examples' text outputs are `copied` from an input, with a batch calibration of null where
+    one may be null; `constrained` where a type can be constrained; `choice` where an output has a finite set of values,
+    and with it the calibrations: `choice` alone is the calibration `none`. Without `scores` the target cannot score a
+    text, and there is neither `choice` nor `span`.
     Where nothing wanted applies, `text` is left.
     """
     has_choices = scores and any(choices(output.annotation) for output in signature.output_fields.values())
@@ -157,9 +153,11 @@ def readouts_for(
     if not text_inputs:
         methods = tuple(method for method in methods if method != "contextual")  # a content-free input is a text
     chosen = tuple("choice" if method == "none" else f"choice+{method}" for method in methods) if has_choices else ()
+    nullable = any(is_text(types[name]) and shape(types[name]).optional for name in signature.output_fields)
+    copies = ("span+batch" if nullable and "batch" in methods else "span",) if copied and scores else ()
     possible = {
         "text": ("text",),
-        "span": ("span",) if copied and scores else (),
+        "span": copies,
         "constrained": ("constrained",) if typed else (),
         "choice": chosen,
         "head": (),  # no dimension: heads are tried on what the search has found, see `headed.py`
@@ -213,7 +211,7 @@ class Space:
             for part in self.predictors:
                 close = most > 0 and part.nearest_counts[-1] >= NEAREST_ALONE
                 many = part.demo_counts[-1] if part.start_count is None else part.start_count
-                wanted = (*(readouts if close else ()), *PREFERRED, "span", "text")
+                wanted = (*(readouts if close else ()), *PREFERRED, "span+batch", "span", "text")
                 preferred = [readout for readout in wanted if readout in part.readouts]
                 few = [count for count in part.nearest_counts if count <= most] if close else []
                 nearest = few or part.nearest_counts[:1]
@@ -225,8 +223,6 @@ class Space:
                     "format": _format_key(part.formats[index % len(part.formats)]),
                     "readout": preferred[0] if preferred else part.readouts[0],
                 }
-                if chosen["readout"] == "span":
-                    chosen |= {"reward": REWARDS[0], "contrast": CONTRASTS[0]}
                 point |= {f"{part.name}.{name}": value for name, value in chosen.items() if value is not None}
             points.append(point)
         return points

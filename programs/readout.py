@@ -7,8 +7,8 @@
 - `choice`: a field with a finite set of values is chosen by the log-likelihood of each value's text after the field's
   scaffolding, less that label's calibration offset; other fields are read as text.
 - `head`: a field with a finite set of values is read off the model's hidden state by a linear head (`heads.py`).
-- `span`: a text field is copied from the inputs: the most likely span after its scaffolding (`spans.py`); other fields
-  are read as text.
+- `span`: a text field is copied from the inputs: the most likely span after its scaffolding, or null where it may be
+  (`spans.py`); other fields are read as text.
 
 Calibration by offsets: Zhao et al. 2021 (contextual, arXiv 2102.09690) and Zhou et al. 2023 (batch, arXiv
 2309.17249), both in log space, where they are one number per label.
@@ -32,11 +32,12 @@ from ..models.gather import Gatherer
 from ..models.hidden import FeatureRequest
 from ..seeds import derive_seed
 from ..signatures import choice_value, choices
+from ..signatures.types import shape
 from .formats.base import Format, Values
 from .formats.fields import kind as type_in
 from .heads import check_head, loaded
 from .prompt import Prompt, render
-from .spans import around, best, is_text, left_open, runs, sources_of, turn_end
+from .spans import Copy, around, is_text, left_open, record, runs, sources_of, turn_end
 from .state import PredictorState, ReadOut, SpanChoice
 from .votes import elected, voters
 
@@ -187,23 +188,44 @@ def _write(call: Call, field: str, before: Values, sample: int) -> Any:
 
 
 def _copy(call: Call, field: str, before: Values) -> Any:
-    """Take one field's value from the inputs: the best of their spans. Raises `ReadError` for empty inputs."""
+    """Take one field's value from the inputs: the best of their spans, or null. Raises `ReadError` for empty inputs
+    where it can't be null.
+    """
     tokenizer, choice = call.gatherer.engine.tokenizer, call.state.readout.span or SpanChoice()
+    weights, nullable = choice.of(field), shape(call.type_of(field)).optional
     sources = sources_of(call.signature, call.state.readout.sources)
     texts = [str(call.inputs[name]) for name in sources if call.inputs.get(name) is not None]
     most = _longest(call)
     found, cuts = runs(tokenizer, call.format, call.signature, field, texts, most)
     if not found:
+        if nullable:
+            record(Copy(call.predictor, field, (), (), None, None))
+            return None
         raise ReadError(f"there is nothing to copy: {', '.join(sources)} is empty", field=field)
     end = _closing(call, field)
     lead = call.format.lead(call.signature, field, before)
-    prompt = call.prompt(lead, most + len(end))
+    prompt = call.prompt(lead, most + len(end)).ids
     others = left_open(call.signature, sources, call.inputs)
-    against = call.prompt(lead, most + len(end), others).ids if choice.contrast and others != call.inputs else None
-    request = SpanRequest(prompt.ids, found, cuts, end, choice.width, choice.reward, against)
-    taken = best(call.gatherer.spans(request).scores, choice)
+    against = call.prompt(lead, most + len(end), others).ids if weights.contrast and others != call.inputs else None
+    scores = call.gatherer.spans(SpanRequest(prompt, found, cuts, end, choice.width, against)).scores
+    null = _null(call, field, end, prompt, against) if nullable else None
     suffix = around(call.format, call.signature, field)[1]
-    return _read(call, field, tokenizer.decode(found[taken.run][: taken.length]) + suffix)
+    values = [_read(call, field, tokenizer.decode(found[s.run][: s.length]) + suffix) for s in scores]
+    copy = Copy(call.predictor, field, tuple(values), scores, null, None)
+    copy = replace(copy, chosen=copy.best(weights))
+    record(copy)
+    return copy.chosen
+
+
+def _null(
+    call: Call, field: str, end: tuple[int, ...], prompt: tuple[int, ...], against: tuple[int, ...] | None
+) -> tuple[float, float]:
+    """The log-likelihoods of null, closed as a span is, under the prompt and the one that it is held against."""
+    written, suffix = call.format.write(call.signature, field, None), around(call.format, call.signature, field)[1]
+    tokens = call.gatherer.engine.tokenizer.encode(written) + (() if suffix else end)
+    asked = (ScoreRequest(each, (tokens,)) for each in (prompt, against) if each is not None)
+    total, *other = (call.gatherer.score(each).totals[0] for each in asked)
+    return total, other[0] if other else 0.0
 
 
 def _longest(call: Call) -> int:

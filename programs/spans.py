@@ -7,6 +7,8 @@ likeliest. Here every run of words of the chosen inputs is a candidate, the engi
 
     log P(span, end | prompt) - contrast * log P(span, end | prompt with its other inputs left open) + reward * tokens
 
+Where the output may be null, null is one more candidate, with `null` in place of the reward.
+
 The contrast takes away what any question about this text would make likely (domain-conditional PMI: Holtzman et al.
 2021, arXiv 2104.08315; the content-free input is that of Zhao et al. 2021, arXiv 2102.09690); the reward per token
 makes up for a longer text always being the less likely one (He et al. 2016, "Improved neural machine translation with
@@ -16,18 +18,24 @@ only spans through .42, by total likelihood .45, with the reward .53, with both 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import dspy
+import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import InputError
 from ..models.engine import SpanScore, Tokenizer, Turn
 from ..signatures import field_types
 from ..signatures.types import shape
 from .formats.base import Format
-from .state import SpanChoice
+from .state import SpanWeights
 
 MARK = "\ue000"  # of Unicode's private use area: no text that is copied holds it
 _PIECE = re.compile(r"\w+|\s+|[^\w\s]")  # where a span may begin and end: never inside a word
@@ -37,9 +45,9 @@ LETTERS = 12  # more characters than this a token has on average in no text
 
 
 def is_text(type_: Any) -> bool:
-    """Whether an output of this type can be a span: plain text without further conditions."""
+    """Whether an output of this type can be a span: plain text without further conditions, which may be null."""
     taken = shape(type_)
-    return taken.kind == "str" and not taken.optional and not taken.constrained
+    return taken.kind == "str" and not taken.constrained
 
 
 def sources_of(signature: type[dspy.Signature], chosen: Sequence[str]) -> tuple[str, ...]:
@@ -124,9 +132,71 @@ def _from(
         yield whole, (len(whole),)
 
 
-def best(scores: Sequence[SpanScore], choice: SpanChoice) -> SpanScore:
-    """The span that the rule above takes; of equals the first."""
-    return max(scores, key=lambda s: s.total - choice.contrast * s.against + choice.reward * s.length)
+N = TypeVar("N", float, NDArray[np.float64])
+
+
+def worth(total: N, against: N, length: N, weights: SpanWeights) -> N:
+    """What a span, or each of many, is chosen by, in nats. total, against: its log-likelihoods; length: its tokens."""
+    return total - weights.contrast * against + weights.reward * length
+
+
+def null_worth(total: float, against: float, weights: SpanWeights) -> float:
+    """What null is chosen by, in nats."""
+    return total - weights.contrast * against + weights.null
+
+
+@dataclass(frozen=True)
+class Copy:
+    """What a field was copied from: the values of the spans that came through, with their scores, and those of null.
+
+    null: its log-likelihoods under both prompts, where the field may be null; chosen: what was taken.
+    """
+
+    predictor: int
+    field: str
+    values: tuple[str | None, ...]
+    scores: tuple[SpanScore, ...]
+    null: tuple[float, float] | None
+    chosen: str | None
+
+    def margin(self, weights: SpanWeights) -> tuple[float, int | None]:
+        """By how many nats the best span is worth more than null, and its place: of equals the first."""
+        worths = [worth(score.total, score.against, score.length, weights) for score in self.scores]
+        place = max(range(len(worths)), key=worths.__getitem__, default=None)
+        if place is None or self.null is None:
+            return math.inf, place
+        return worths[place] - null_worth(*self.null, weights), place
+
+    def best_place(self, weights: SpanWeights) -> int | None:
+        """The place of the span that these weights take, None for null."""
+        margin, place = self.margin(weights)
+        return place if margin >= 0 else None
+
+    def best(self, weights: SpanWeights) -> str | None:
+        """The value that these weights take."""
+        place = self.best_place(weights)
+        return None if place is None else self.values[place]
+
+
+_copies: ContextVar[list[Copy] | None] = ContextVar("cuecard_copies", default=None)
+
+
+@contextmanager
+def recorded_copies() -> Iterator[list[Copy]]:
+    """Collect what predictors copy in this context."""
+    seen: list[Copy] = []
+    token = _copies.set(seen)
+    try:
+        yield seen
+    finally:
+        _copies.reset(token)
+
+
+def record(copy: Copy) -> None:
+    """Add a copy to those that are collected, where any are."""
+    seen = _copies.get()
+    if seen is not None:
+        seen.append(copy)
 
 
 def left_open(signature: type[dspy.Signature], sources: Sequence[str], inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -144,7 +214,8 @@ def left_open(signature: type[dspy.Signature], sources: Sequence[str], inputs: M
 def copied_from(signature: type[dspy.Signature], examples: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
     """The inputs that the text outputs of `examples` stand in, word for word; empty where they are not copies.
 
-    Every text output must be found in one input, the same for nearly all examples (`COPIED`), and not be all of it.
+    Every text output must be found in one input, the same for nearly all examples (`COPIED`), and be less than all of
+    it for most. Where it is null it tells nothing.
     """
     types = field_types(signature)
     outputs = [name for name in signature.output_fields if is_text(types[name])]
@@ -158,9 +229,11 @@ def copied_from(signature: type[dspy.Signature], examples: Sequence[Mapping[str,
         best = max(shares, key=lambda name: shares[name], default=None)
         if best is None or not pairs or shares[best] < COPIED:
             return ()
+        if 2 * sum(text == str(example.get(best)).strip() for text, example in pairs) > len(pairs):
+            return ()
         found.append(best)
     return tuple(dict.fromkeys(found))
 
 
 def _inside(text: str, source: Any) -> bool:
-    return isinstance(source, str) and len(text) < len(source) and text in source
+    return isinstance(source, str) and text in source

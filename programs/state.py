@@ -52,18 +52,37 @@ class Calibration(Strict):
     offsets: dict[str, dict[str, float]]
 
 
-class SpanChoice(Strict):
-    """How a span is chosen among those of the inputs, see `spans.py`.
+class SpanWeights(Strict):
+    """What a span is worth beside its log-likelihood, see `spans.py`.
 
-    width: of the beam that the search for the likeliest spans keeps; reward: nats per token of the span;
-    contrast: the weight of the log-likelihood that the span has when the other inputs are left open, 0 for none;
-    longest: the most tokens of a span (none: as many as may be generated).
+    reward: nats per token of the span; contrast: the weight of the log-likelihood that it has when the other inputs are
+    left open, 0 for none; null: nats for leaving out a field that may be null.
+    """
+
+    reward: float = Field(0.35, allow_inf_nan=False)
+    contrast: float = Field(0.3, ge=0.0, allow_inf_nan=False)
+    null: float = Field(0.0, allow_inf_nan=False)
+
+
+class SpanChoice(SpanWeights):
+    """How a span is chosen among those of the inputs.
+
+    width: of the beam that the search for the likeliest spans keeps; longest: the most tokens of a span (none: as many
+    as may be generated); fields: the weights of fields that have weights of their own.
     """
 
     width: int = Field(8, ge=1)
     longest: int | None = Field(None, ge=1)
-    reward: float = Field(0.35, allow_inf_nan=False)
-    contrast: float = Field(0.3, ge=0.0, allow_inf_nan=False)
+    fields: dict[str, SpanWeights] = Field(default_factory=dict)
+
+    def of(self, field: str) -> SpanWeights:
+        """The weights that go for a field."""
+        return self.fields.get(field, self)
+
+    @model_serializer(mode="wrap")
+    def _short(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        whole: dict[str, Any] = handler(self)
+        return {name: value for name, value in whole.items() if value or name not in ("null", "fields")}
 
 
 class HeadChoice(Strict):

@@ -138,7 +138,7 @@ def _span_request(engine: Engine, source: random.Random, prompt: Prompt) -> Span
     runs = tuple(text[place : place + 6] for place in range(len(text)))
     cuts = tuple(tuple(range(1, len(run) + 1)) for run in runs)
     against = _words(engine, source, 10) if source.random() < 0.5 else None
-    return SpanRequest(prompt, runs, cuts, engine.tokenizer.encode("\n"), source.choice((1, 2, 6)), 0.3, against)
+    return SpanRequest(prompt, runs, cuts, engine.tokenizer.encode("\n"), source.choice((1, 2, 6)), against)
 
 
 def _spans(engine: Engine, source: random.Random, prompt: Prompt, number: int) -> Mixed:

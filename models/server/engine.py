@@ -36,7 +36,7 @@ from .dialect import Dialect, Drawn, Scored
 from .grammars import Speller, check
 from .tokenizer import ModelTokenizer
 
-ENGINE_VERSION = "server-1"
+ENGINE_VERSION = "server-2"
 
 T = TypeVar("T")
 R = TypeVar("R")

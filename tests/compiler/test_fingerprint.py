@@ -65,6 +65,11 @@ def test_text_with_constraints_is_no_plain_text_to_the_search() -> None:
         cuecard.signature(f"ticket -> code: {kind}") for kind in ("str", "Annotated[str, Field(min_length=2)]")
     )
     assert readouts_for(plain, copied=True) == ("text", "span")
+    assert readouts_for(cuecard.signature("ticket -> code: str | None"), copied=True) == (
+        "text",
+        "span+batch",
+        "constrained",
+    )
     assert readouts_for(typed) == ("text", "constrained")
     rows = [{"ticket": f"It is AB{n}, I think.", "code": f"AB{n}"} for n in range(9)]
     assert copied_from(plain, rows) == ("ticket",)

@@ -22,6 +22,7 @@ from cuecard.models.engine import (
     SpanRequest,
     Spans,
 )
+from cuecard.models.spans import PER_TOKEN
 
 TEXTS = (
     "A customer was charged twice for one order.",
@@ -363,7 +364,7 @@ class EngineConformance:
         found = tuple(run[:6] for run in words)
         cuts = tuple(tuple(range(1, len(run) + 1)) for run in found)
         other = self.prompt(engine, "Something else altogether") if against else None
-        return [SpanRequest(p, found, cuts, encode("\n"), width, 0.1, other) for p in self.prompts(engine)[:3]]
+        return [SpanRequest(p, found, cuts, encode("\n"), width, other) for p in self.prompts(engine)[:3]]
 
     @pytest.mark.parametrize("width", [1, 2, 8])
     @pytest.mark.parametrize("against", [True, False])
@@ -385,8 +386,8 @@ class EngineConformance:
             every = {run[:n] + request.end for run, at in zip(request.runs, request.cuts, strict=True) for n in at}
             totals = self.scores(engine, ScoreRequest(request.prompt, tuple(every))).totals
             end = len(request.end)
-            worth = [total + request.reward * (len(t) - end) for t, total in zip(every, totals, strict=True)]
-            best = max(score.total + request.reward * score.length for score in found.scores)
+            worth = [total + PER_TOKEN * (len(t) - end) for t, total in zip(every, totals, strict=True)]
+            best = max(score.total + PER_TOKEN * score.length for score in found.scores)
             assert best == pytest.approx(max(worth), abs=10 * self.tolerance)
 
     def test_spans_that_can_not_be_scored_fail_alone(self, engine: Engine) -> None:

@@ -908,6 +908,15 @@ def test_seconds_are_kept_back_for_what_comes_later() -> None:
     assert 200 - 60 - 2 * 16 <= run.evaluator.elapsed() <= 200 - 60 + 16
 
 
+def test_one_candidate_runs_where_the_baseline_and_what_comes_later_take_all_the_seconds() -> None:
+    """16 seconds for the baseline leave 24 of 40, and what comes later takes 60."""
+    points, scores = [point(n) for n in range(1, 40)], graded(base=0.0, **{f"c{n}": n / 64 for n in range(1, 40)})
+    run = Run(scores, points, rows=16, budget=Budget(seconds=40.0), **racing(4, later=30))
+    assert (run.result.trials, run.result.stopped_by) == (2, "seconds")
+    spent = Run(scores, points, rows=16, budget=Budget(seconds=16.0), **racing(4, later=30))
+    assert (spent.result.trials, spent.result.stopped_by) == (1, "seconds")
+
+
 # ---- score against prompt length
 
 

@@ -17,9 +17,9 @@ from cuecard.models.tokenizer import HFTokenizer
 from cuecard.programs.formats.registry import BUILT_IN, format_named
 from cuecard.programs.graph import build
 from cuecard.programs.predictor import Predictor
-from cuecard.programs.spans import MARK, best, copied_from, left_open, runs, sources_of
+from cuecard.programs.spans import MARK, Copy, copied_from, left_open, recorded_copies, runs, sources_of
 from cuecard.programs.spec import read_spec
-from cuecard.programs.state import PredictorState, ReadOut, SpanChoice
+from cuecard.programs.state import PredictorState, ReadOut, SpanChoice, SpanWeights
 from cuecard.programs.yaml_source import parse_yaml
 from tiny import build_tiny_tokenizer
 
@@ -66,11 +66,22 @@ def test_a_span_begins_and_ends_with_a_word() -> None:
 
 def test_the_best_is_likely_long_and_not_likely_anyway() -> None:
     scores = (SpanScore(0, 1, -2.0, -1.0), SpanScore(1, 2, -2.5, -4.0), SpanScore(2, 4, -3.0, -2.0))
+    copy = Copy(0, "answer", ("likely", "not else", "long"), scores, None, None)
 
-    def taken(reward: float, contrast: float) -> int:
-        return best(scores, SpanChoice(reward=reward, contrast=contrast)).run
+    def taken(reward: float, contrast: float) -> str | None:
+        return copy.best(SpanWeights(reward=reward, contrast=contrast))
 
-    assert (taken(0, 0), taken(0.5, 0), taken(0, 0.5)) == (0, 2, 1)
+    assert (taken(0, 0), taken(0.5, 0), taken(0, 0.5)) == ("likely", "long", "not else")
+
+
+def test_null_is_taken_where_it_is_worth_more_than_every_span() -> None:
+    copy = Copy(0, "answer", ("Ada",), (SpanScore(0, 1, -2.0, -4.0),), (-2.5, -1.0), None)
+
+    def taken(contrast: float, null: float) -> str | None:
+        return copy.best(SpanWeights(reward=0.0, contrast=contrast, null=null))
+
+    assert (taken(0, 0), taken(0, 0.5), taken(0, 0.6), taken(0.5, 0.6)) == ("Ada", "Ada", None, "Ada")
+    assert Copy(0, "answer", (), (), None, None).best(SpanWeights()) is None
 
 
 def test_the_inputs_that_are_not_copied_from_are_left_open() -> None:
@@ -102,6 +113,32 @@ def test_without_contrast_no_other_prompt_is_asked() -> None:
     state = PredictorState(format="completion", readout=ReadOut(kind="span", sources=("context",), span=choice))
     engine, _ = asked(state, context="it was Ada who wrote", question="who?")
     assert len({r.prompt for batch in engine.batches for r in batch}) == 1
+
+
+NOTE = cuecard.signature("message -> who: str | None, what: str")
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+@pytest.mark.parametrize(("null", "expected"), [(0.0, "Ada"), (9.0, None)])
+def test_a_field_that_may_be_null_is_left_out_where_that_is_worth_more(
+    format_: str, null: float, expected: str | None
+) -> None:
+    engine = FakeEngine(likelihood=lambda prompt, text: -8.0 if "ull" in text or "None" in text else -len(text) / 9)
+    weights = SpanChoice(contrast=0.0, fields={"who": SpanWeights(contrast=0.0, null=null)})
+    predictor = Predictor(NOTE, PredictorState(format=format_, readout=ReadOut(kind="span", span=weights)))
+    with cuecard_lm(engine), recorded_copies() as copies:
+        made = predictor(message="Ada wrote")
+    assert (made.who, made.what) == (expected, "Ada")
+    (who, what) = copies
+    assert (who.field, what.field, what.null, who.chosen) == ("who", "what", None, expected)
+    assert who.null == (pytest.approx(-8.0), 0.0)
+    assert "Ada" in who.values
+
+
+def test_nothing_to_copy_is_null_where_it_may_be() -> None:
+    predictor = Predictor(cuecard.signature("message -> who: str | None"), PredictorState(readout=ReadOut(kind="span")))
+    with cuecard_lm(FakeEngine()):
+        assert predictor(message=" ").who is None
 
 
 def test_an_empty_input_is_an_answer_that_can_not_be_read() -> None:
@@ -186,6 +223,15 @@ def test_what_is_no_copy(rows: list[dict[str, Any]]) -> None:
 def test_a_few_exceptions_are_allowed() -> None:
     assert copied_from(ASK, examples(*["1843"] * 18, "in another year", "1843")) == ("context",)
     assert copied_from(ASK, examples(*["1843"] * 8, "in another year", "last year")) == ()
+
+
+def test_some_may_be_all_of_the_input_and_null_tells_nothing() -> None:
+    signature = cuecard.signature("message -> people: str | None")
+    rows = [{"message": f"a table for {n}", "people": str(n)} for n in range(6)] + [
+        {"message": "12", "people": "12"}
+    ] * 4
+    assert copied_from(signature, [*rows, {"message": "hello", "people": None}]) == ("message",)
+    assert copied_from(signature, rows[3:]) == (), "most are all of it"
 
 
 def test_a_label_is_no_copy() -> None:
