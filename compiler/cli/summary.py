@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from ...optimizers.base import LIMITS
 from .screen import clock_text, columns, counted, one_line, score_text
 
 if TYPE_CHECKING:
@@ -67,7 +68,10 @@ def _verdict(compilation: Compilation) -> Iterator[str]:
     result, verdict = compilation.result, compilation.result.verdict
     theirs = f" ({result.others:,} from other processes)" if result.others else ""
     candidates = counted(result.trials - 1, "candidate") + theirs
-    if verdict is None:
+    if result.trials == 1 and result.stopped_by in LIMITS:
+        yield "The baseline is kept: it took the whole budget, and nothing else was tried."
+        yield "Give a larger one, or fewer dev rows."
+    elif verdict is None:
         yield f"The baseline is kept: none of {candidates} did better on dev."
     elif result.accepted and not _better(verdict):
         yield "The compiled program is shorter than the baseline, and has the score that was asked for on dev:"

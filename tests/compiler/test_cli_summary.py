@@ -89,6 +89,11 @@ def test_no_lead_at_all(compilation: Compilation) -> None:
     assert "The search ended before its budget: there was nothing left to try.\n" in text
 
 
+def test_a_budget_that_the_baseline_took(compilation: Compilation) -> None:
+    text = told(with_result(compilation, verdict=None, accepted=False, trials=1, stopped_by="seconds"))
+    assert "it took the whole budget, and nothing else was tried.\nGive a larger one, or fewer dev rows.\n" in text
+
+
 def test_without_a_test_split_there_is_no_such_line(compilation: Compilation) -> None:
     dev = {"dev": compilation.baseline["dev"]}
     text = told(replace(compilation, baseline=dev, compiled=dev, unread={}))
