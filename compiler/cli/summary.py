@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from ...optimizers.base import LIMITS
 from .screen import clock_text, columns, counted, one_line, score_text
 
 if TYPE_CHECKING:
@@ -68,7 +67,7 @@ def _verdict(compilation: Compilation) -> Iterator[str]:
     result, verdict = compilation.result, compilation.result.verdict
     theirs = f" ({result.others:,} from other processes)" if result.others else ""
     candidates = counted(result.trials - 1, "candidate") + theirs
-    if result.trials == 1 and result.stopped_by in LIMITS:
+    if result.trials == 1 and result.stopped_by in compilation.task.budget.limits:
         yield "The baseline is kept: it took the whole budget, and nothing else was tried."
         yield "Give a larger one, or fewer dev rows."
     elif verdict is None:

@@ -90,7 +90,7 @@ def test_no_lead_at_all(compilation: Compilation) -> None:
 
 
 def test_a_budget_that_the_baseline_took(compilation: Compilation) -> None:
-    text = told(with_result(compilation, verdict=None, accepted=False, trials=1, stopped_by="seconds"))
+    text = told(with_result(compilation, verdict=None, accepted=False, trials=1, stopped_by="metric_calls"))
     assert "it took the whole budget, and nothing else was tried.\nGive a larger one, or fewer dev rows.\n" in text
 
 
