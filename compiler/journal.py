@@ -266,7 +266,7 @@ def _describe(request: Request, previous: tuple[int, ...], tokenizer: Tokenizer)
     if isinstance(request, FeatureRequest):
         return {**plain, "layers": request.layers}
     if isinstance(request, SpanRequest):
-        known = {"end": request.end, "width": request.width}
+        known = {"end": request.end, "width": request.width, **({"also": request.also} if request.also else {})}
         return {**plain, "runs": len(request.runs), **known, "against": request.against is not None}
     settings = request.decoding.model_dump(mode="json", exclude_defaults=True)
     return {**plain, "decoding": settings, **({"grammar": request.grammar} if request.grammar else {})}
@@ -278,7 +278,8 @@ def _plain(result: Result) -> dict[str, Any]:
     if isinstance(result, Scores):
         return {"scores": result.logprobs}
     if isinstance(result, Spans):
-        return {"spans": [[score.run, score.length, score.total, score.against] for score in result.scores]}
+        scores = [[score.run, score.length, score.total, score.against] for score in result.scores]
+        return {"spans": scores, **({"also": result.also} if result.also else {})}
     if isinstance(result, Features):
         both = np.stack([result.last, result.mean]).astype("<f4")
         return {"features": base64.b64encode(both.tobytes()).decode(), "width": both.shape[2]}
@@ -286,7 +287,7 @@ def _plain(result: Result) -> dict[str, Any]:
 
 
 def _spans_of(request: SpanRequest) -> tuple[Any, ...]:
-    return request.runs, request.cuts, request.end, request.width, request.against
+    return request.runs, request.cuts, request.end, request.width, request.against, request.also
 
 
 def _result(record: dict[str, Any]) -> Result:
@@ -299,7 +300,8 @@ def _result(record: dict[str, Any]) -> Result:
         last, mean = numbers.reshape(2, -1, record["width"])
         return Features(last, mean)
     if "spans" in record:
-        return Spans(tuple(SpanScore(*score) for score in record["spans"]))
+        also = record.get("also")
+        return Spans(tuple(SpanScore(*score) for score in record["spans"]), tuple(also) if also else None)
     return Generation(
         tuple(
             Sample(

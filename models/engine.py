@@ -66,7 +66,7 @@ class SpanRequest:
 
     runs: token ids, each the longest span from one place of the text; cuts: for each run the lengths, ascending, at
     which a span may end; end: tokens that close a span; width: of the search's beam; against: another prompt, under
-    which the best spans are scored too.
+    which the best spans are scored too; also: tokens that are scored beside the spans, under both prompts, as they are.
     """
 
     prompt: tuple[int, ...]
@@ -75,6 +75,7 @@ class SpanRequest:
     end: tuple[int, ...]
     width: int
     against: tuple[int, ...] | None = None
+    also: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -126,9 +127,12 @@ class SpanScore:
 
 @dataclass(frozen=True)
 class Spans:
-    """What a `SpanRequest` gives: the best spans, in the order of runs and lengths."""
+    """What a `SpanRequest` gives: the best spans, in the order of runs and lengths; and the log-likelihoods in nats of
+    what was scored beside them, the second 0 without another prompt.
+    """
 
     scores: tuple[SpanScore, ...]
+    also: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)

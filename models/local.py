@@ -170,8 +170,9 @@ class LocalEngine(HeldEngine):
             return Failure("a score needs a prompt of at least one token")
         if (wrong := refusal(request)) is not None:
             return wrong
-        longest = max(map(len, prompts)) + max(map(len, request.runs)) + len(request.end)
-        return self._unknown(*prompts, *request.runs, request.end) or self._too_long(longest)
+        scored = max(max(map(len, request.runs)) + len(request.end), len(request.also))
+        unknown = self._unknown(*prompts, *request.runs, request.end + request.also)
+        return unknown or self._too_long(max(map(len, prompts)) + scored)
 
     # The forward passes
 

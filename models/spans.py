@@ -24,7 +24,9 @@ Score = Callable[[Sequence[ScoreRequest]], Sequence[Scores | Failure]]
 
 @dataclass
 class _Search:
-    """One request's search. `spans`: span (its tokens) -> where it is, of those scored; `totals`: their scores."""
+    """One request's search. `places`: span (its tokens) -> where it is, of those scored; `totals`: closed span, or what
+    is scored beside the spans -> its log-likelihood; `against`: the same under the other prompt.
+    """
 
     request: SpanRequest
     open: tuple[int, ...] = ()
@@ -41,32 +43,41 @@ class _Search:
     def beginnings(self) -> list[Tokens]:
         """What the second stage scores: every span that ends early, and the beginning of every longer run."""
         runs = self.request.runs
-        return [*self._ending(0, STRIDE), *{runs[place][:STRIDE]: None for place in self.open if self._long(place)}]
+        heads = [runs[place][:STRIDE] for place in self.open if self._long(place)]
+        return list(dict.fromkeys([*self._ending(0, STRIDE), *heads, *self._beside()]))
 
     def narrow(self, asked: Sequence[Tokens], totals: Sequence[float]) -> list[Tokens]:
         """Take the second stage's scores; what the third scores."""
-        scored = dict(zip(asked, totals, strict=True))
-        self.totals = {span: scored[span + self.request.end] for span in self.places}
+        self.totals = dict(zip(asked, totals, strict=True))
         heads = {self.request.runs[place][:STRIDE] for place in self.open if self._long(place)}
-        best = set(sorted(heads, key=lambda head: (-scored[head], head))[: self.request.width])
+        best = set(sorted(heads, key=lambda head: (-self.totals[head], head))[: self.request.width])
         self.open = tuple(place for place in self.open if self.request.runs[place][:STRIDE] in best)
         return self._ending(STRIDE, max(map(len, self.request.runs)))
 
     def shortlist(self, asked: Sequence[Tokens], totals: Sequence[float]) -> list[Tokens]:
         """Take the third stage's scores; what is scored under the other prompt."""
-        scored = dict(zip(asked, totals, strict=True))
-        self.totals |= {span: scored[span + self.request.end] for span in self.places if span not in self.totals}
-        worth = {span: total + PER_TOKEN * len(span) for span, total in self.totals.items()}
+        self.totals |= zip(asked, totals, strict=True)
+        end = self.request.end
+        worth = {span: self.totals[span + end] + PER_TOKEN * len(span) for span in self.places}
         best = sorted(worth, key=lambda span: (-worth[span], span))[: SHORTLIST * self.request.width]
-        self.totals = {span: self.totals[span] for span in best}
-        return [span + self.request.end for span in best]
+        self.places = {span: self.places[span] for span in best}
+        return list(dict.fromkeys([*(span + end for span in best), *self._beside()]))
 
     def result(self) -> Spans | Failure:
         """The spans that came through, in the order of their places."""
-        found = [
-            SpanScore(*self.places[span], total, self.against.get(span, 0.0)) for span, total in self.totals.items()
-        ]
-        return self.failure or Spans(tuple(sorted(found, key=lambda score: (score.run, score.length))))
+
+        def scored(text: Tokens) -> tuple[float, float]:
+            return self.totals[text], self.against.get(text, 0.0)
+
+        if self.failure is not None:
+            return self.failure
+        end, also = self.request.end, self.request.also
+        found = [SpanScore(*place, *scored(span + end)) for span, place in self.places.items()]
+        spans = tuple(sorted(found, key=lambda score: (score.run, score.length)))
+        return Spans(spans, scored(also) if also else None)
+
+    def _beside(self) -> list[Tokens]:
+        return [self.request.also] if self.request.also else []
 
     def _long(self, place: int) -> bool:
         return max(self.request.cuts[place]) > STRIDE
@@ -112,9 +123,8 @@ def search(
     asked = _stage(searches, {i: searches[i].narrow(*found) for i, found in asked.items()}, score)
     last = {i: searches[i].shortlist(*found) for i, found in asked.items()}
     held = {i: spans for i, spans in last.items() if searches[i].request.against is not None}
-    for i, (spans, totals) in _stage(searches, held, score, against=True).items():
-        end = len(searches[i].request.end)
-        searches[i].against = {span[:-end]: total for span, total in zip(spans, totals, strict=True)}
+    for i, (texts, totals) in _stage(searches, held, score, against=True).items():
+        searches[i].against = dict(zip(texts, totals, strict=True))
     return [each.result() for each in searches]
 
 

@@ -207,25 +207,20 @@ def _copy(call: Call, field: str, before: Values) -> Any:
     prompt = call.prompt(lead, most + len(end)).ids
     others = left_open(call.signature, sources, call.inputs)
     against = call.prompt(lead, most + len(end), others).ids if weights.contrast and others != call.inputs else None
-    scores = call.gatherer.spans(SpanRequest(prompt, found, cuts, end, choice.width, against)).scores
-    null = _null(call, field, end, prompt, against) if nullable else None
+    null = _null(call, field, end) if nullable else ()
+    made = call.gatherer.spans(SpanRequest(prompt, found, cuts, end, choice.width, against, null))
     suffix = around(call.format, call.signature, field)[1]
-    values = [_read(call, field, tokenizer.decode(found[s.run][: s.length]) + suffix) for s in scores]
-    copy = Copy(call.predictor, field, tuple(values), scores, null, None)
+    values = [_read(call, field, tokenizer.decode(found[s.run][: s.length]) + suffix) for s in made.scores]
+    copy = Copy(call.predictor, field, tuple(values), made.scores, made.also, None)
     copy = replace(copy, chosen=copy.best(weights))
     record(copy)
     return copy.chosen
 
 
-def _null(
-    call: Call, field: str, end: tuple[int, ...], prompt: tuple[int, ...], against: tuple[int, ...] | None
-) -> tuple[float, float]:
-    """The log-likelihoods of null, closed as a span is, under the prompt and the one that it is held against."""
+def _null(call: Call, field: str, end: tuple[int, ...]) -> tuple[int, ...]:
+    """The tokens of null, closed as a span is."""
     written, suffix = call.format.write(call.signature, field, None), around(call.format, call.signature, field)[1]
-    tokens = call.gatherer.engine.tokenizer.encode(written) + (() if suffix else end)
-    asked = (ScoreRequest(each, (tokens,)) for each in (prompt, against) if each is not None)
-    total, *other = (call.gatherer.score(each).totals[0] for each in asked)
-    return total, other[0] if other else 0.0
+    return call.gatherer.engine.tokenizer.encode(written) + (() if suffix else end)
 
 
 def _longest(call: Call) -> int:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import dspy
+import pytest
 from fakes import FakeEngine, fake_target
 
 import cuecard
@@ -33,14 +34,14 @@ def likelihood(prompt: str, text: str) -> float:
     return -6.0 if word[:1].isupper() and " " not in word else -12.0
 
 
-def compile_messages(folder: Path, **search: Any) -> cuecard.Compiled:
+def compile_messages(folder: Path, engine: FakeEngine | None = None, **search: Any) -> cuecard.Compiled:
     return cuecard.compile(
         dspy.Predict(SIGNATURE),
         trainset=messages(18, 0),
         devset=messages(18, 100),
         testset=messages(18, 200),
         metric="exact_match",
-        target=fake_target(FakeEngine(likelihood=likelihood)),
+        target=fake_target(engine or FakeEngine(likelihood=likelihood)),
         budget={"metric_calls": 120},
         search={"instructions": 1, "demos": [0, 2], "formats": ["completion", "json"], "readouts": ["span"], **search},
         name="who",
@@ -61,12 +62,27 @@ def test_null_is_told_from_what_stands_there(tmp_path: Path) -> None:
     assert [weights] == [state.readout.span.of("who") for state in result.candidate.states.values()]
 
 
-def test_the_same_compile_ends_in_the_same_bytes(tmp_path: Path) -> None:
-    written = []
-    for place in ("one", "two"):
-        compile_messages(tmp_path / place).write(tmp_path / f"{place}.yaml")
-        written.append((tmp_path / f"{place}.yaml").read_bytes())
-    assert written[0] == written[1]
+class Killed(BaseException):
+    """Stands for a kill: nobody catches it."""
+
+
+@pytest.mark.parametrize("kill_at", [3, 7])
+def test_a_killed_compile_ends_in_the_same_bytes(tmp_path: Path, kill_at: int) -> None:
+    whole = FakeEngine(likelihood=likelihood)
+    compile_messages(tmp_path / "whole", whole).write(tmp_path / "whole.yaml")
+    assert len(whole.batches) > kill_at
+
+    def before(batch: Any) -> None:
+        if len(killed.batches) == kill_at:
+            raise Killed
+
+    killed = FakeEngine(likelihood=likelihood, before=before)
+    with pytest.raises(Killed):
+        compile_messages(tmp_path / "killed", killed)
+    rest = FakeEngine(likelihood=likelihood)
+    compile_messages(tmp_path / "killed", rest).write(tmp_path / "killed.yaml")
+    assert 0 < len(rest.batches) < len(whole.batches)
+    assert (tmp_path / "killed.yaml").read_bytes() == (tmp_path / "whole.yaml").read_bytes()
 
 
 def test_without_labelled_rows_for_null_the_weights_are_fitted_after_the_search(tmp_path: Path) -> None:

@@ -364,7 +364,9 @@ class EngineConformance:
         found = tuple(run[:6] for run in words)
         cuts = tuple(tuple(range(1, len(run) + 1)) for run in found)
         other = self.prompt(engine, "Something else altogether") if against else None
-        return [SpanRequest(p, found, cuts, encode("\n"), width, other) for p in self.prompts(engine)[:3]]
+        beside = (encode(" none of them\n"), found[2] + encode("\n"), ())  # no span, one of the spans, nothing
+        asked = zip(self.prompts(engine), beside, strict=False)
+        return [SpanRequest(prompt, found, cuts, encode("\n"), width, other, also) for prompt, also in asked]
 
     @pytest.mark.parametrize("width", [1, 2, 8])
     @pytest.mark.parametrize("against", [True, False])
@@ -374,11 +376,15 @@ class EngineConformance:
             assert 0 < len(result.scores) <= 2 * width
             texts = [request.runs[found.run][: found.length] + request.end for found in result.scores]
             assert len(set(texts)) == len(texts)
+            assert (result.also is not None) == bool(request.also)
+            texts += [request.also] if request.also else []
+            made = [(found.total, found.against) for found in result.scores] + ([result.also] if result.also else [])
             totals = self.scores(engine, ScoreRequest(request.prompt, tuple(texts))).totals
-            assert [found.total for found in result.scores] == pytest.approx(totals, abs=10 * self.tolerance)
+            assert [total for total, _ in made] == pytest.approx(totals, abs=10 * self.tolerance)
+            held = [0.0] * len(texts)
             if request.against is not None:
-                held = self.scores(engine, ScoreRequest(request.against, tuple(texts))).totals
-                assert [found.against for found in result.scores] == pytest.approx(held, abs=10 * self.tolerance)
+                held = list(self.scores(engine, ScoreRequest(request.against, tuple(texts))).totals)
+            assert [other for _, other in made] == pytest.approx(held, abs=10 * self.tolerance)
 
     def test_a_wide_search_finds_the_best_span(self, engine: Engine) -> None:
         for request in self.span_requests(engine, 16, False):
