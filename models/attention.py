@@ -295,11 +295,12 @@ class KeyValues:
         values[:, start : start + value.shape[1]] = value
         return keys, values
 
-    def place(self, layer: int, places: Tensor, key: Tensor, value: Tensor) -> None:
-        """Store [Hkv, T, D] keys and values at the flat indices `places` [T]."""
+    def place(self, layer: int, places: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Store [Hkv, T, D] keys and values at the flat indices `places` [T]; the layer's whole tensors come back."""
         keys, values = self._of(layer, key, value)
         keys.index_copy_(1, places, key)
         values.index_copy_(1, places, value)
+        return keys, values
 
     def _of(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         if layer not in self.layers:

@@ -165,7 +165,7 @@ def _read(model: Any, layers: Sequence[Any], requests: Sequence[FeatureRequest],
     tap = _Tap(wanted, tree, len(requests))
     with tap.on(layers):
         for plan in chunks(tree, KeyValues(len(tree)), CHUNK, model.device, model.dtype):
-            tap.chunk(plan.start, plan.end)
+            tap.chunk(plan.places)
             _forward(model, tree, plan)
             ledger.forward_passes += 1
     asked = sum(len(request.prompt) for request in requests)
@@ -179,7 +179,7 @@ def _read(model: Any, layers: Sequence[Any], requests: Sequence[FeatureRequest],
 def _forward(model: Any, tree: TokenTree, plan: Any) -> None:
     import torch
 
-    device, part = model.device, slice(plan.start, plan.end)
+    device, part = model.device, plan.places
     try:
         model(
             input_ids=torch.from_numpy(tree.tokens[part])[None].to(device),
@@ -227,15 +227,17 @@ class _Tap:
             for handle in handles:
                 handle.remove()
 
-    def chunk(self, start: int, end: int) -> None:
-        """The next states are those of the tree's tokens `start` to `end`."""
-        weights = np.zeros((self._prompts, end - start), dtype=np.float32)
-        for place, path in enumerate(self._paths):
-            inside = path[np.searchsorted(path, start) : np.searchsorted(path, end)]
-            weights[place, inside - start] = 1.0 / len(path)
+    def chunk(self, places: IntArray) -> None:
+        """The next states are those of the tree's tokens at the flat indices `places`, ascending."""
+        weights = np.zeros((self._prompts, len(places)), dtype=np.float32)
+        self._ends = []
+        for prompt, path in enumerate(self._paths):
+            rows = np.flatnonzero(np.isin(places, path, assume_unique=True))
+            weights[prompt, rows] = 1.0 / len(path)
+            if len(rows) and places[rows[-1]] == path[-1]:
+                self._ends.append((prompt, int(rows[-1])))
         self._rows = np.flatnonzero(weights.any(axis=1))
         self._weights = weights[self._rows]
-        self._ends = [(place, path[-1] - start) for place, path in enumerate(self._paths) if start <= path[-1] < end]
 
     def _take(self, row: int, output: Any) -> None:
         import torch

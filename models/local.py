@@ -34,7 +34,7 @@ from .sampling import Sampler, log_normaliser
 from .spans import first_tokens, refusal, search
 from .tree import IntArray, TokenTree, build, common_prefix
 
-ENGINE_VERSION = "8"
+ENGINE_VERSION = "9"
 CHUNK = 2048
 LOGIT_ROWS = 64
 
@@ -192,10 +192,9 @@ class LocalEngine(HeldEngine):
         """Compute `tree` into `store`: (flat indices, logits [n, V]) per chunk for the sorted flat indices `wanted`."""
         device, dtype = self._model.device, self._model.dtype
         for plan in chunks(tree, store, CHUNK, device, dtype):
-            inside = wanted[(wanted >= plan.start) & (wanted < plan.end)]
-            local = inside - plan.start if len(inside) else np.zeros(1, dtype=np.int64)
-            part = slice(plan.start, plan.end)
-            logits = self._forward(tree.tokens[part], tree.positions[part], plan, local)
+            inside = wanted[np.isin(wanted, plan.places, assume_unique=True)]
+            rows = np.searchsorted(plan.places, inside) if len(inside) else np.zeros(1, dtype=np.int64)
+            logits = self._forward(tree.tokens[plan.places], tree.positions[plan.places], plan, rows)
             if len(inside):
                 yield inside, logits
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .attention import KeyValues, Merge, causal, dense, grouped
-from .tree import Segment, TokenTree
+from .tree import IntArray, Segment, TokenTree
 
 BLOCK = 128
 BUCKETS = (8, 16, 24, 32, 48, 64, 96, BLOCK)
@@ -34,14 +34,13 @@ class Bucket:
 
 @dataclass
 class ChunkPlan:
-    """The attention of the tokens `start` to `end` of a tree. Rows count from `start`.
+    """The attention of some tokens of a tree, those at the flat indices `places`, ascending. Rows count through them.
 
     own: trunk segments in the chunk, as row ranges; above: (first key, last key, first row, last row) for each trunk
     segment that rows of this chunk descend from; buckets: the chunk's blocks.
     """
 
-    start: int
-    end: int
+    places: IntArray
     own: list[tuple[int, int]]
     above: list[tuple[int, int, int, int]]
     buckets: list[Bucket]
@@ -49,7 +48,7 @@ class ChunkPlan:
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         """See `attention.Plan.attend`."""
-        keys, values = self.store.write(layer, self.start, key, value)
+        keys, values = self._stored(layer, key, value)
         merge = Merge(query)
         for first, last in self.own:
             rows = slice(first, last)
@@ -59,6 +58,13 @@ class ChunkPlan:
         for low, high, first, last in self.above:
             merge.add(first, last, dense(query[:, first:last], keys[:, low:high], values[:, low:high], scale))
         return merge.result(query.dtype)
+
+    def _stored(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """The layer's keys and values, with those of this chunk in their places."""
+        start = int(self.places[0])
+        if int(self.places[-1]) - start + 1 == len(self.places):
+            return self.store.write(layer, start, key, value)
+        return self.store.place(layer, torch.from_numpy(self.places).to(key.device), key, value)
 
     @staticmethod
     def _attend_block(bucket: Bucket, query: Tensor, key: Tensor, value: Tensor, scale: float, merge: Merge) -> None:
@@ -93,7 +99,8 @@ def chunks(
 ) -> Iterator[ChunkPlan]:
     """The plans of a tree's chunks, in order; a chunk holds about `size` tokens, and at least one block or segment.
 
-    What is known is left out: a chunk ends where it begins.
+    What is known is left out, and what comes before and after it may stand in one chunk: a batch of many requests, of
+    each of which the prompt is known, is as few forward passes as any other.
     """
     trunk, blocks = split(tree)
     units = sorted(
@@ -102,36 +109,43 @@ def chunks(
     )
     first = 0
     while first < len(units):
-        last = first + 1
-        while last < len(units) and units[last][1] - units[first][0] <= size and units[last][0] == units[last - 1][1]:
+        last, count = first, 0
+        while last < len(units) and (last == first or count + units[last][1] - units[last][0] <= size):
+            count += units[last][1] - units[last][0]
             last += 1
-        start, end = units[first][0], units[last - 1][1]
-        own = [(low - start, high - start) for low, high, is_trunk in units[first:last] if is_trunk]
-        members = [(low, high) for low, high, is_trunk in units[first:last] if not is_trunk]
-        above = [a for i in trunk if (a := _rows_below(tree.segments[i], start, end)) is not None]
-        yield ChunkPlan(start, end, own, above, _buckets(tree, members, start, device, dtype), store)
+        places = np.concatenate([np.arange(low, high) for low, high, _ in units[first:last]])
+        rows = [int(row) for row in np.searchsorted(places, [low for low, _, _ in units[first:last]])]
+        own, members = [], []
+        for (low, high, is_trunk), row in zip(units[first:last], rows, strict=True):
+            if is_trunk:
+                own.append((row, row + high - low))
+            else:
+                members.append((low, high, row))
+        above = [a for i in trunk if (a := _rows_below(tree.segments[i], places)) is not None]
+        yield ChunkPlan(places, own, above, _buckets(tree, members, device, dtype), store)
         first = last
 
 
-def _rows_below(segment: Segment, start: int, end: int) -> tuple[int, int, int, int] | None:
-    low, high = max(segment.end, start), min(segment.stop, end)
-    return (segment.start, segment.end, low - start, high - start) if low < high else None
+def _rows_below(segment: Segment, places: IntArray) -> tuple[int, int, int, int] | None:
+    low, high = np.searchsorted(places, (segment.end, segment.stop))
+    return (segment.start, segment.end, int(low), int(high)) if low < high else None
 
 
 def _buckets(
-    tree: TokenTree, blocks: list[tuple[int, int]], start: int, device: torch.device, dtype: torch.dtype
+    tree: TokenTree, blocks: list[tuple[int, int, int]], device: torch.device, dtype: torch.dtype
 ) -> list[Bucket]:
-    by_length: dict[int, list[tuple[int, int]]] = {}
-    for low, high in blocks:
-        length = next(size for size in BUCKETS if size >= high - low)
-        by_length.setdefault(length, []).append((low, high))
+    """The blocks, each given as its flat range and its first row, by size."""
+    by_length: dict[int, list[tuple[int, int, int]]] = {}
+    for block in blocks:
+        length = next(size for size in BUCKETS if size >= block[1] - block[0])
+        by_length.setdefault(length, []).append(block)
     result = []
     for length, members in sorted(by_length.items()):
         rows = np.zeros((len(members), length), dtype=np.int64)
         seen = np.zeros((len(members), length, length), dtype=bool)
         real = np.zeros((len(members), length), dtype=bool)
-        for i, (low, high) in enumerate(members):
-            rows[i, : high - low] = np.arange(low - start, high - start)
+        for i, (low, high, row) in enumerate(members):
+            rows[i, : high - low] = np.arange(row, row + high - low)
             real[i, : high - low] = True
             _see(tree.before[low:high] - low, seen[i])
         mask = torch.zeros(seen.shape, dtype=dtype).masked_fill_(~torch.from_numpy(seen), float("-inf"))

@@ -43,14 +43,14 @@ def attended(plan: ChunkPlan, row: int) -> list[int]:
     found: list[int] = []
     for first, last in plan.own:
         if first <= row < last:
-            found += range(plan.start + first, plan.start + row + 1)
+            found += plan.places[first : row + 1].tolist()
     for bucket in plan.buckets:
         length = bucket.rows.shape[1]
         for place in bucket.real.tolist():
             block, own = divmod(place, length)
             if int(bucket.rows[block, own]) == row:
                 seen = torch.isfinite(bucket.mask[block, 0, own]).nonzero()[:, 0]
-                found += (bucket.rows[block, seen] + plan.start).tolist()
+                found += plan.places[bucket.rows[block, seen].numpy()].tolist()
     for low, high, first, last in plan.above:
         if first <= row < last:
             found += range(low, high)
@@ -58,22 +58,24 @@ def attended(plan: ChunkPlan, row: int) -> list[int]:
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(sequences, st.integers(1, 12), st.sampled_from([1, 5, 16, 64, 2048]))
-def test_each_token_attends_once_to_each_token_before_it(
-    small_blocks: None, given: Sequence[tuple[int, ...]], longest: int, size: int
+@given(sequences, st.integers(1, 12), st.sampled_from([1, 5, 16, 64, 2048]), st.lists(st.integers(0, 12), max_size=14))
+def test_each_token_that_is_not_known_attends_once_to_each_token_before_it(
+    small_blocks: None, given: Sequence[tuple[int, ...]], longest: int, size: int, depths: list[int]
 ) -> None:
-    tree = build(given, longest)
-    end = 0
+    known = [min(depth, len(tokens)) for depth, tokens in zip([*depths, *[0] * len(given)], given, strict=False)]
+    tree = build(given, longest, known)
+    there = {index for segment in tree.segments if segment.known for index in range(segment.start, segment.end)}
+    computed: list[int] = []
     for plan in chunks(tree, KeyValues(len(tree)), size, CPU, torch.float32):
-        assert plan.start == end < plan.end
-        for row in range(plan.end - plan.start):
-            expected, index = [], plan.start + row
+        for row, place in enumerate(plan.places.tolist()):
+            expected, index = [], place
             while index >= 0:
                 expected.append(index)
                 index = int(tree.before[index])
             assert sorted(attended(plan, row)) == expected[::-1]
-        end = plan.end
-    assert end == len(tree)
+        assert there | set(computed) >= {int(tree.before[place]) for place in plan.places} - {-1, *plan.places.tolist()}
+        computed += plan.places.tolist()
+    assert computed == sorted(set(range(len(tree))) - there)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -82,9 +84,11 @@ def test_a_chunk_is_no_longer_than_asked(small_blocks: None, given: Sequence[tup
     """Where a block and a segment are no longer than a chunk."""
     tree = build(given, size)
     plans = list(chunks(tree, KeyValues(len(tree)), size, CPU, torch.float32))
-    assert all(plan.end - plan.start <= size for plan in plans)
+    assert all(len(plan.places) <= size for plan in plans)
     for one, two in zip(plans, plans[1:], strict=False):
-        assert two.end - one.start > min(size, 8), "two chunks that fit into one block would have been one"
+        assert len(one.places) + len(two.places) > min(size, 8), (
+            "two chunks that fit into one block would have been one"
+        )
 
 
 def test_blocks_and_trunk_share_out_the_tree() -> None:
