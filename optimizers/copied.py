@@ -48,7 +48,7 @@ def by_share(
             count = round(len(margins) * sum(value is None for value in values) / len(values))
             ends = [margins[0] - 2 * MARGIN, *margins, margins[-1] + 2 * MARGIN]
             null = round((ends[count] + ends[count + 1]) / 2, DIGITS)
-            found[field] = bare.model_copy(update={"null": null})
+            found[field] = bare.model_copy(update={"absent": null})
     return with_weights(candidate, {name: found}) if found else candidate
 
 

@@ -81,7 +81,7 @@ class Offered:
     def goodness(self, weights: SpanWeights) -> NDArray[np.float64]:
         """How good the value is that some weights take [n]."""
         margins, good = self._taken(weights.reward, weights.contrast)
-        return np.where(margins >= weights.null, good, self.null)
+        return np.where(margins >= weights.absent, good, self.null)
 
 
 def offered(evaluator: Evaluator, name: str, outcomes: Sequence[Outcome]) -> dict[str, Offered]:
@@ -113,7 +113,7 @@ def fitted(field: Offered, now: SpanWeights, rows: NDArray[np.int64] | None = No
         margins, good = (held[chosen] for held in field.grid[reward, contrast])
         null, total = _threshold(margins, good, field.null[chosen])
         if total > most + SURE:
-            best, most = SpanWeights(reward=reward, contrast=contrast, null=null), total
+            best, most = SpanWeights(reward=reward, contrast=contrast, absent=null), total
     return best
 
 

@@ -22,7 +22,7 @@ from .plan import Plan
 from .problems import KeyProblems, Keys
 from .schema import LOCAL_KEYS, SERVER_KEYS, Learned, ModelSpec, PredictorSpec, Spec
 from .schema_tests import AssertSpec, TestSpec
-from .spans import sources_of
+from .spans import is_text, sources_of
 from .state import ReadOut
 from .votes import generates
 
@@ -110,6 +110,13 @@ def _check_readout(
             sources_of(signature, learned.readout.sources)
         except InputError as error:
             problems.raised_at(keys_of("readout"), error)
+    types = field_types(signature)
+    texts = [name for name in signature.output_fields if is_text(types[name])]
+    for name in learned.readout.span.fields if learned.readout.span else ():
+        if name not in texts:
+            keys, near = keys_of("readout", "span", "fields", name), nearest(name, texts)
+            expected = None if near else f"one of {', '.join(texts)}" if texts else "none"
+            problems.at(keys, "no output that is a text has this name", expected=expected, nearest=near)
     for name, offsets in (learned.readout.calibration.offsets if learned.readout.calibration else {}).items():
         keys = keys_of("readout", "calibration", "offsets", name)
         if _has_labels(name, finite, keys, problems):

@@ -7,7 +7,7 @@ likeliest. Here every run of words of the chosen inputs is a candidate, the engi
 
     log P(span, end | prompt) - contrast * log P(span, end | prompt with its other inputs left open) + reward * tokens
 
-Where the output may be null, null is one more candidate, with `null` in place of the reward.
+Where the output may be null, null is one more candidate, with the nats `absent` in place of the reward.
 
 The contrast takes away what any question about this text would make likely (domain-conditional PMI: Holtzman et al.
 2021, arXiv 2104.08315; the content-free input is that of Zhao et al. 2021, arXiv 2102.09690); the reward per token
@@ -142,7 +142,7 @@ def worth(total: N, against: N, length: N, weights: SpanWeights) -> N:
 
 def null_worth(total: float, against: float, weights: SpanWeights) -> float:
     """What null is chosen by, in nats."""
-    return total - weights.contrast * against + weights.null
+    return total - weights.contrast * against + weights.absent
 
 
 @dataclass(frozen=True)

@@ -56,12 +56,12 @@ class SpanWeights(Strict):
     """What a span is worth beside its log-likelihood, see `spans.py`.
 
     reward: nats per token of the span; contrast: the weight of the log-likelihood that it has when the other inputs are
-    left open, 0 for none; null: nats for leaving out a field that may be null.
+    left open, 0 for none; absent: nats for leaving out a field that may be null.
     """
 
     reward: float = Field(0.35, allow_inf_nan=False)
     contrast: float = Field(0.3, ge=0.0, allow_inf_nan=False)
-    null: float = Field(0.0, allow_inf_nan=False)
+    absent: float = Field(0.0, allow_inf_nan=False)
 
 
 class SpanChoice(SpanWeights):
@@ -82,7 +82,7 @@ class SpanChoice(SpanWeights):
     @model_serializer(mode="wrap")
     def _short(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         whole: dict[str, Any] = handler(self)
-        return {name: value for name, value in whole.items() if value or name not in ("null", "fields")}
+        return {name: value for name, value in whole.items() if value or name not in ("absent", "fields")}
 
 
 class HeadChoice(Strict):

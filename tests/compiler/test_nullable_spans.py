@@ -58,7 +58,7 @@ def test_null_is_told_from_what_stands_there(tmp_path: Path) -> None:
     compiled.write(tmp_path / "who.compiled.yaml")
     again = cuecard.load(tmp_path / "who.compiled.yaml", program=dspy.Predict(SIGNATURE))
     weights = again.named_predictors()[0][1].state.readout.span.of("who")
-    assert weights.null < 0
+    assert weights.absent < 0
     assert [weights] == [state.readout.span.of("who") for state in result.candidate.states.values()]
 
 

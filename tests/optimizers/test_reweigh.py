@@ -84,7 +84,7 @@ def test_null_gets_the_threshold_that_tells_it_from_what_stands_there() -> None:
     assert known[0][0].score == pytest.approx(1 / 3)
     found = reweighed(evaluator, known)
     assert found is not None and found.methods == {"p": "span"}
-    assert weights_of(found.candidate) == SpanWeights(reward=0.35, contrast=0.0, null=-3.65)
+    assert weights_of(found.candidate) == SpanWeights(reward=0.35, contrast=0.0, absent=-3.65)
     assert score(found.run(evaluator, examples)) == 1.0
 
 
@@ -93,7 +93,7 @@ def test_where_nothing_is_to_be_found_null_is_taken_everywhere() -> None:
     evaluator = model(lambda n: copy_of(n, ("Ada", -1.0 - n / 9, 0.0, 1), null=-4.0))
     found = reweighed(evaluator, [ran(evaluator, SPANS, examples)])
     assert found is not None
-    assert weights_of(found.candidate).null == pytest.approx(-1.0 + 0.35 + 4.0 + MARGIN)
+    assert weights_of(found.candidate).absent == pytest.approx(-1.0 + 0.35 + 4.0 + MARGIN)
     assert score(found.run(evaluator, examples)) == 1.0
 
 
@@ -111,7 +111,7 @@ def test_reward_and_contrast_are_those_that_take_the_best_spans() -> None:
     found = reweighed(evaluator, known)
     assert found is not None
     weights = weights_of(found.candidate)
-    assert weights.contrast > 0 and weights.null == 0.0
+    assert weights.contrast > 0 and weights.absent == 0.0
     assert score(found.run(evaluator, examples)) == 1.0
 
 
@@ -123,7 +123,7 @@ def test_each_row_is_measured_by_what_the_other_folds_have_shown() -> None:
     assert known[0][0].score == 0.9
     assert reweighed(evaluator, known) is None, "what only its own fold shows promises nothing"
     whole = fitted(offered(evaluator, "p", known[0][1])["who"], SpanWeights(contrast=0.0))
-    assert -2.0 + 0.35 + 3.0 < whole.null < -1.0 + 0.35 + 3.0
+    assert -2.0 + 0.35 + 3.0 < whole.absent < -1.0 + 0.35 + 3.0
 
 
 def test_only_rows_of_which_something_else_is_taken_are_run_and_no_more_than_there_is_room_for() -> None:
@@ -145,7 +145,7 @@ def test_weights_that_are_as_good_as_any_stay() -> None:
     evaluator = model(lambda n: copy_of(n, ("Ada", -1.0, 0.0, 1), null=-3.0))
     known = [ran(evaluator, SPANS, examples)]
     assert reweighed(evaluator, known) is None
-    now = SpanWeights(reward=0.6, contrast=0.0, null=0.25)
+    now = SpanWeights(reward=0.6, contrast=0.0, absent=0.25)
     assert fitted(offered(evaluator, "p", known[0][1])["who"], now) == now
 
 

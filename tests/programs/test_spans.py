@@ -78,7 +78,7 @@ def test_null_is_taken_where_it_is_worth_more_than_every_span() -> None:
     copy = Copy(0, "answer", ("Ada",), (SpanScore(0, 1, -2.0, -4.0),), (-2.5, -1.0), None)
 
     def taken(contrast: float, null: float) -> str | None:
-        return copy.best(SpanWeights(reward=0.0, contrast=contrast, null=null))
+        return copy.best(SpanWeights(reward=0.0, contrast=contrast, absent=null))
 
     assert (taken(0, 0), taken(0, 0.5), taken(0, 0.6), taken(0.5, 0.6)) == ("Ada", "Ada", None, "Ada")
     assert Copy(0, "answer", (), (), None, None).best(SpanWeights()) is None
@@ -124,7 +124,7 @@ def test_a_field_that_may_be_null_is_left_out_where_that_is_worth_more(
     format_: str, null: float, expected: str | None
 ) -> None:
     engine = FakeEngine(likelihood=lambda prompt, text: -8.0 if "ull" in text or "None" in text else -len(text) / 9)
-    weights = SpanChoice(contrast=0.0, fields={"who": SpanWeights(contrast=0.0, null=null)})
+    weights = SpanChoice(contrast=0.0, fields={"who": SpanWeights(contrast=0.0, absent=null)})
     predictor = Predictor(NOTE, PredictorState(format=format_, readout=ReadOut(kind="span", span=weights)))
     with cuecard_lm(engine), recorded_copies() as copies:
         made = predictor(message="Ada wrote")

@@ -361,6 +361,10 @@ BAD = {
         "spec.yaml:2: readout: the read-out 'choice' needs an output with a finite set of values; "
         "expected a Literal, an Enum or a bool among the outputs"
     ),
+    ONE + "readout: {kind: span, span: {fields: {anser: {absent: 1.0}, x: {reward: 0.1}}}}\n": (
+        "spec.yaml:2: readout.span.fields.anser: no output that is a text has this name (did you mean 'answer'?)\n"
+        "spec.yaml:2: readout.span.fields.x: no output that is a text has this name; expected one of answer"
+    ),
     LABELS + "readout: {kind: choice, calibration: {method: bias, offsets: {a: {yse: 0.1}, b: {}}}}\n": (
         "spec.yaml:2: readout.calibration.offsets.a.yse: no such label (did you mean 'yes'?)\n"
         "spec.yaml:2: readout.calibration.offsets.b: no output with labels has this name; expected one of a"
