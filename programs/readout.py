@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import dspy
@@ -244,10 +244,16 @@ def _closing(call: Call, field: str) -> tuple[int, ...]:
 
 def _read(call: Call, field: str, text: str) -> Any:
     """The value that `text`, which follows the field's lead, means: the format reads it as an answer of one field."""
-    signature = call.signature
-    for other in call.signature.output_fields:
-        signature = signature if other == field else signature.delete(other)
+    signature = _alone(call.signature, field)
     return call.format.parse(signature, call.format.lead(signature, field, {}) + text)[field]
+
+
+@lru_cache(maxsize=256)
+def _alone(signature: type[dspy.Signature], field: str) -> type[dspy.Signature]:
+    """The signature with one of its outputs only. Making one takes a millisecond, and spans are read by the dozen."""
+    for other in signature.output_fields:
+        signature = signature if other == field else signature.delete(other)
+    return signature
 
 
 def _sample_seed(decoding: Decoding, sample: int) -> int:
