@@ -244,7 +244,7 @@ def _closing(call: Call, field: str) -> tuple[int, ...]:
 
 def _read(call: Call, field: str, text: str) -> Any:
     """The value that `text`, which follows the field's lead, means: the format reads it as an answer of one field."""
-    signature = _alone(call.signature, field)
+    signature = _alone(call.signature, field)  # type: ignore[arg-type]  # a class is hashable
     return call.format.parse(signature, call.format.lead(signature, field, {}) + text)[field]
 
 
