@@ -122,9 +122,11 @@ def challenged(
             unfair = partial(shown_itself, evaluator, grown)
             result = search.challenge(result, grown, {"refit": True}, prompts=True, unfair=unfair)
     if way := ways.get("recalibrate"):
+        left = way.calls
         for change in (partial(recalibrated, allowed=calibrations), reweighed):
-            better = change(evaluator, search.known(result), most_calls=way.calls)
+            better = change(evaluator, search.known(result), most_calls=left)
             if better is not None:
+                left -= better.calls
                 told = {f"{name}.calibration": method for name, method in better.methods.items()}
                 result = search.challenge(result, better.candidate, told, prompts=True, run=better.run)
     if votes and ways.get("votes"):

@@ -87,8 +87,9 @@ class Offered:
 def offered(evaluator: Evaluator, name: str, outcomes: Sequence[Outcome]) -> dict[str, Offered]:
     """The fields that the predictor `name` copied in every one of the outcomes, of those with gold values."""
     signature, columns = evaluator.signatures[name], evaluator.columns(name)
-    compare, found = _comparing(evaluator.metric), {}
+    found = {}
     for field in signature.output_fields:
+        compare = _comparing(evaluator.metric, columns.get(field))
         copies = [copy for outcome in outcomes if (copy := last_copy(outcome, name, field)) is not None]
         gold = [_gold(outcome, columns.get(field)) for outcome in outcomes]
         known = [row for row, value in enumerate(gold) if value is not _MISSING]
@@ -216,7 +217,9 @@ def _gold(outcome: Outcome, column: str | None) -> Any:
     return _MISSING if column is None else values.get(column, _MISSING)
 
 
-def _comparing(metric: Metric) -> Compare:
-    """How good a value is beside a gold one: by the metric where it looks at one field, else by token F1."""
-    by = metric if isinstance(metric, FieldMetric) else F1()
+def _comparing(metric: Metric, column: str | None) -> Compare:
+    """How good a value is beside a gold one: by a metric that compares this column by itself, else by token F1."""
+    by: FieldMetric = F1()
+    if isinstance(metric, FieldMetric) and (not metric.fields or column in metric.fields):
+        by = metric
     return lambda gold, value: by.compare(by.references(gold, value), value).score

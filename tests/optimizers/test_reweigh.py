@@ -169,7 +169,11 @@ def test_what_was_not_copied_or_has_no_gold_values_is_left_alone(kind: Any) -> N
 
 @pytest.mark.parametrize(
     ("metric", "expected"),
-    [(ExactMatch(), [1.0, 0.0]), (FunctionMetric(lambda example, prediction: 1.0), [1.0, pytest.approx(2 / 3)])],
+    [
+        (ExactMatch(), [1.0, 0.0]),
+        (ExactMatch(fields=("note",)), [1.0, pytest.approx(2 / 3)]),
+        (FunctionMetric(lambda example, prediction: 1.0), [1.0, pytest.approx(2 / 3)]),
+    ],
 )
 def test_a_value_is_as_good_as_the_metric_says_or_its_token_f1(metric: Metric, expected: list[Any]) -> None:
     evaluator = model(lambda n: copy_of(n, ("Ada", -1.0, 0.0, 1), ("Ada wrote", -2.0, 0.0, 2)))
