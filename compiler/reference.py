@@ -25,7 +25,7 @@ from ..optimizers.base import Row
 from ..optimizers.heads import folds
 from ..optimizers.reference import fit_reference, text_of
 from ..optimizers.shown import label_of
-from ..optimizers.student import shown
+from ..optimizers.student import as_demo
 from ..programs.graph import Graph
 from ..seeds import derive_seed
 from ..signatures import choice_value, choices
@@ -97,7 +97,7 @@ def constant_scores(
     gold = gold_fields(program)
     held: dict[str, list[Any]] = {}
     for row in train:
-        values = shown(row)
+        values = as_demo(row)
         for column in _compared(row, gold):
             if column in values:
                 held.setdefault(column, []).append(values[column])

@@ -73,7 +73,7 @@ class Watch:
         self._places: dict[str, int] = {}
         for place, row in enumerate(self.rows):
             self._places.setdefault(_key(row.inputs), place)
-        self.examples = [dspy.Example({**shown(row), **row.inputs}).with_inputs(*row.inputs) for row in self.rows]
+        self.examples = [dspy.Example({**as_demo(row), **row.inputs}).with_inputs(*row.inputs) for row in self.rows]
         self.tried: dict[str, Tried] = {}
         self.ticks = 0
         self._known: dict[tuple[str, int], Outcome] = {}
@@ -231,7 +231,7 @@ def _state(part: Predictor, base: PredictorState) -> PredictorState:
     return base.model_copy(update={"instructions": signature.instructions, "demos": tuple(demos)})
 
 
-def shown(row: Row) -> dict[str, Any]:
+def as_demo(row: Row) -> dict[str, Any]:
     """A row's labels as a demo shows them: of several references the first."""
     make = getattr(row, "demo", None)
     return dict(make()) if make is not None else dict(row.labels)
