@@ -75,7 +75,16 @@ def test_each_token_that_is_not_known_attends_once_to_each_token_before_it(
             assert sorted(attended(plan, row)) == expected[::-1]
         assert there | set(computed) >= {int(tree.before[place]) for place in plan.places} - {-1, *plan.places.tolist()}
         computed += plan.places.tolist()
-    assert computed == sorted(set(range(len(tree))) - there)
+    assert computed == sorted(set(computed)) and set(range(len(tree))) - there <= set(computed)
+    below_unknown = {i for i in set(computed) & there if any(j not in there for j in ancestors(tree, i))}
+    assert set(computed) & there == below_unknown, "what is known is left out, but below what is not"
+
+
+def ancestors(tree: TokenTree, index: int) -> list[int]:
+    found = []
+    while (index := int(tree.before[index])) >= 0:
+        found.append(index)
+    return found
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
