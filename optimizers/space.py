@@ -198,7 +198,8 @@ class Space:
         of running text with the demos that are nearest.
 
         Formats decide more than anything else for small models, so none is left to chance. Labels with many near demos
-        are best left uncalibrated: the demos' own labels are what tells.
+        are best left uncalibrated: the demos' own labels are what tells. Where what is copied may be null, every other
+        point writes instead: which of the two knows better when to leave a field out differs from task to task.
         """
         formats = max(len(part.formats) for part in self.predictors)
         near = any(part.nearest_counts[-1] >= NEAREST_ALONE for part in self.predictors)
@@ -211,7 +212,8 @@ class Space:
             for part in self.predictors:
                 close = most > 0 and part.nearest_counts[-1] >= NEAREST_ALONE
                 many = part.demo_counts[-1] if part.start_count is None else part.start_count
-                wanted = (*(readouts if close else ()), *PREFERRED, "span+batch", "span", "text")
+                spans = ("span+batch", "span") if start % 2 == 0 else ("span",)
+                wanted = (*(readouts if close else ()), *PREFERRED, *spans, "text")
                 preferred = [readout for readout in wanted if readout in part.readouts]
                 few = [count for count in part.nearest_counts if count <= most] if close else []
                 nearest = few or part.nearest_counts[:1]

@@ -258,6 +258,15 @@ def test_starts_stay_within_the_near_demos_that_may_be_shown(counts: tuple[int, 
     assert len(starts) == len(FORMATS) + (3 if counts[-1] >= 4 else 0)
 
 
+def test_fields_that_may_be_null_are_started_copied_and_written_by_turns() -> None:
+    nullable, always = (
+        space(signature=cuecard.signature(f"text -> who: {kind}"), sources=("text",), readouts=readouts)
+        for kind, readouts in (("str | None", ("text", "span+batch", "constrained")), ("str", ("text", "span")))
+    )
+    assert [point["p.readout"] for point in Space((nullable,)).starts()][:4] == ["span+batch", "text"] * 2
+    assert {point["p.readout"] for point in Space((always,)).starts()} == {"span"}
+
+
 def test_labels_are_never_started_as_text_where_they_can_be_chosen() -> None:
     only = space(nearest_counts=(0, 4, 8), pool=POOL, readouts=("text", "choice+batch"))
     assert {point["p.readout"] for point in Space((only,)).starts()} == {"choice+batch"}
