@@ -53,6 +53,8 @@ def multiples(
                 expected="a multiple with few digits, such as 5 or 0.25",
             )
         forms.append(schema)
+        if place and 0 <= most < _common(exact, Fraction(1, 10**place)):
+            forms.append(f'"0.{"0" * place}"')  # below 0.05 llguidance takes "0" and "0.01", but not "0.0"
     if not forms:
         return None
     return choice(forms) if whole or places else rf"({forms[0]} /\.0/?)"

@@ -506,3 +506,11 @@ def test_what_a_mask_cannot_hold_is_refused_by_name(type_: Any, message: str | N
 def test_a_step_with_too_many_digits_is_refused() -> None:
     with pytest.raises(InputError, match="^x: found multiple_of=1.23456789012, which a mask cannot count by"):
         grammar(Annotated[float, Field(multiple_of=1.23456789012)], field="x")
+
+
+@pytest.mark.parametrize("most", [0.0, 0.001, 0.06])
+def test_zero_is_written_where_it_is_the_largest_multiple(most: float) -> None:
+    expression = grammar(Annotated[float, Field(le=most, multiple_of=0.05)])
+    assert [text for text in ("0", "0.0", "0.00", "-0.05", "0.1") if accepts(expression, text)] == [
+        "0", "0.0", "0.00", "-0.05",
+    ]  # fmt: skip
