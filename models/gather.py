@@ -9,6 +9,7 @@ engine was busy.
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -32,15 +33,17 @@ class EngineFailed(RunError):
 
 
 class _Call:
-    def __init__(self, request: Request, order: tuple[int, int] | None) -> None:
-        self.request = request
+    """What one thread waits for: requests of one kind, and their results."""
+
+    def __init__(self, requests: Sequence[Request], order: tuple[int, int] | None) -> None:
+        self.requests = requests
         self.order = order
-        self.result: Result | Failure | None = None
+        self.results: Sequence[Result | Failure] | None = None
         self.error: BaseException | None = None
 
     @property
     def done(self) -> bool:
-        return self.result is not None or self.error is not None
+        return self.results is not None or self.error is not None
 
 
 class Gatherer:
@@ -89,7 +92,11 @@ class Gatherer:
 
     def score(self, request: ScoreRequest) -> Scores:
         """One request's scores. Raises `RequestFailed` when it has none."""
-        return cast(Scores, self._call(request))
+        return self.score_all([request])[0]
+
+    def score_all(self, requests: Sequence[ScoreRequest]) -> list[Scores]:
+        """The scores of several requests, which stand in one batch. Raises `RequestFailed` when one has none."""
+        return cast(list[Scores], self._calls_of(requests))
 
     def spans(self, request: SpanRequest) -> Spans:
         """One request's spans. Raises `RequestFailed` when it has none."""
@@ -100,11 +107,16 @@ class Gatherer:
         return cast(Features, self._call(request))
 
     def _call(self, request: Request) -> Result:
+        return self._calls_of([request])[0]
+
+    def _calls_of(self, requests: Sequence[Request]) -> list[Result]:
+        if not requests:
+            return []
         order = self.item
         if order is None:
-            call = _Call(request, None)
+            call = _Call(requests, None)
         else:
-            call = _Call(request, (order, self._local.count))
+            call = _Call(requests, (order, self._local.count))
             self._local.count += 1
         with self._condition:
             (self._strays if call.order is None else self._calls).append(call)
@@ -122,9 +134,12 @@ class Gatherer:
                 raise
         if call.error is not None:
             raise call.error
-        if isinstance(call.result, Failure):
-            raise RequestFailed(call.result.error)
-        return cast("Result", call.result)
+        found: list[Result] = []
+        for result in call.results or ():
+            if isinstance(result, Failure):
+                raise RequestFailed(result.error)
+            found.append(result)
+        return found
 
     def _next_batch(self) -> list[_Call]:
         """The calls to flush now, taken out of their queue; called with the lock held."""
@@ -159,10 +174,12 @@ def _answer(engine: Engine, batch: Sequence[_Call]) -> None:
     ]
     try:
         for kind, ask in kinds:
-            mine = [call for call in batch if isinstance(call.request, kind)]
+            mine = [call for call in batch if isinstance(call.requests[0], kind)]
             if mine:
-                for call, result in zip(mine, ask([call.request for call in mine]), strict=True):
-                    call.result = result
+                asked = [request for call in mine for request in call.requests]
+                results = iter([result for _, result in zip(asked, ask(asked), strict=True)])
+                for call in mine:
+                    call.results = list(itertools.islice(results, len(call.requests)))
     except BaseException as error:
         cause = error if isinstance(error, CuecardError) else EngineFailed(f"the engine broke: {_told(error)}")
         if cause is not error:

@@ -181,6 +181,22 @@ def test_generations_and_scores_of_one_moment_are_two_batches() -> None:
     assert prompts(engine) == [[(0,), (2,)], [(1,), (3,)]]
 
 
+def test_requests_that_are_made_at_once_stand_in_one_batch_each_after_the_other() -> None:
+    engine = ScriptedEngine(echo)
+    gatherer, ready = Gatherer(engine), threading.Barrier(3)
+
+    def job(item: int) -> Any:
+        with gatherer.worker():
+            gatherer.working_on(item)
+            ready.wait(PATIENCE)
+            return gatherer.score_all([ScoreRequest((item, place), ((place + 1,),)) for place in range(item + 1)])
+
+    results = together(*(lambda item=item: job(item) for item in range(3)))
+    assert results == [[Scores(((-float(place + 1),),)) for place in range(item + 1)] for item in range(3)]
+    assert prompts(engine) == [[(0, 0), (1, 0), (1, 1), (2, 0), (2, 1), (2, 2)]]
+    assert gatherer.score_all([]) == []
+
+
 # Threads that did not announce themselves
 
 
