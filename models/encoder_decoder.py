@@ -92,6 +92,7 @@ class EncoderDecoderEngine(BatchEngine[Encoded]):
     """An encoder-decoder of transformers, see `BatchEngine` and the module's docstring."""
 
     reason = "it is an encoder-decoder"
+    scores_inputs = False  # see `JournaledEngine.scores_inputs`
 
     def _set_up(self, backend_tokenizer: Any) -> None:
         self._framing = framing(self._model.config, self._model.generation_config, backend_tokenizer, self._name)

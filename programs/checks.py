@@ -17,6 +17,7 @@ from ..files import nearest_file
 from ..models.address import is_address, shown
 from ..signatures import check_value, choices, field_types, signature
 from ..signatures.types import shape
+from .channel import texts_of
 from .formats.registry import format_named
 from .plan import Plan
 from .problems import KeyProblems, Keys
@@ -99,12 +100,17 @@ def _check_readout(
         return
     labels = {name: choices(field.annotation) for name, field in signature.output_fields.items()}
     finite = {name: found for name, found in labels.items() if found is not None}
-    if learned.readout.kind == "choice" and not finite:
+    if learned.readout.chooses and not finite:
         problems.at(
             keys_of("readout"),
-            "the read-out 'choice' needs an output with a finite set of values",
+            f"the read-out {learned.readout.kind!r} needs an output with a finite set of values",
             expected="a Literal, an Enum or a bool among the outputs",
         )
+    if learned.readout.kind == "channel" and finite:
+        try:
+            texts_of(signature, {})
+        except InputError as error:
+            problems.raised_at(keys_of("readout"), error)
     if learned.readout.kind == "span" or learned.readout.sources:
         try:
             sources_of(signature, learned.readout.sources)
@@ -142,21 +148,21 @@ def _has_labels(name: str, finite: Mapping[str, Sequence[str]], keys: Keys, prob
 def _check_heads(
     readout: ReadOut, finite: Mapping[str, Sequence[str]], keys_of: Callable[..., Keys], problems: KeyProblems
 ) -> None:
-    """Heads belong to the read-out `head`, matrices to `choice`; both to outputs with labels, of which they know just
-    those that the output has.
+    """Heads belong to the read-out `head`, matrices to `choice` and `channel`; all to outputs with labels, of which
+    they know just those that the output has.
     """
     all_heads = keys_of("readout", "heads")
     told = any(keys[: len(all_heads)] == all_heads for keys in problems.dropped)
     if readout.kind == "head" and not readout.heads and not told:
         problems.at(keys_of("readout"), "the read-out 'head' has no 'heads'", expected="a head, as a compile writes it")
-    if readout.kind not in ("head", "choice") and readout.heads:
+    if not (readout.kind == "head" or readout.chooses) and readout.heads:
         message = f"found 'heads' beside the read-out {readout.kind!r}"
         problems.at(all_heads, message, expected="kind: head")
     for name, head in readout.heads.items():
         keys = keys_of("readout", "heads", name)
-        if readout.kind in ("head", "choice") and head.is_matrix != (readout.kind == "choice"):
+        if (readout.kind == "head" or readout.chooses) and head.is_matrix != readout.chooses:
             message = f"the pooling {head.pooling!r} does not go with the read-out {readout.kind!r}"
-            expected = "scores" if readout.kind == "choice" else "last or mean"
+            expected = "scores" if readout.chooses else "last or mean"
             problems.at((*keys, "pooling"), message, expected=expected)
         elif head.is_matrix != (head.layer is None):
             expected = "none, with the pooling 'scores'" if head.is_matrix else "the number of a layer, from 1"

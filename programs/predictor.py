@@ -22,7 +22,7 @@ from .formats.base import Format
 from .formats.registry import format_named
 from .neighbours import Neighbours
 from .prompt import Prompt
-from .readout import Call, answer, first_prompt, head_prompt
+from .readout import Call, answer, first_prompts, head_prompt
 from .state import FormatChoice, NearestDemos, PredictorState, ReadOut
 
 DRAWN_ABOVE = 0.15  # DSPy draws several samples at 0.7 where the temperature is not above this
@@ -95,12 +95,18 @@ class Predictor(dspy.Predict):
 
         `lm` is the language model to render for; default: the predictor's own or DSPy's configured one.
         """
+        return self.prompts(lm, **inputs)[0]
+
+    def prompts(self, lm: Any = None, **inputs: Any) -> list[Prompt]:
+        """The exact prompts that these inputs would send first, see `prompt`: one, or that of each label, in order,
+        where the read-out is `channel`.
+        """
         lm = lm or self.lm or dspy.settings.lm
         bridge = bridge_of(lm)
         if bridge is None:
             raise InputError("a prompt's tokens can only be shown for a Cuecard target", hint="Pass lm=target.lm.")
         demos = self.shown(self.demos, inputs)
-        return first_prompt(Call(bridge.gatherer, self.format, self.signature, demos, inputs, self.state))
+        return first_prompts(Call(bridge.gatherer, self.format, self.signature, demos, inputs, self.state))
 
     def head_prompt(self, lm: Any, field: str, inputs: Mapping[str, Any]) -> Prompt:
         """The prompt that a head for an output field reads. `lm` is one of a Cuecard target."""

@@ -6,6 +6,8 @@
   off.
 - `choice`: a field with a finite set of values is chosen by the log-likelihood of each value's text after the field's
   scaffolding, less that label's calibration offset; other fields are read as text.
+- `channel`: such a field is chosen by the log-likelihood of the inputs after the demos of each value (`channel.py`),
+  less the offset; other fields are read as text.
 - `head`: a field with a finite set of values is read off the model's hidden state by a linear head (`heads.py`).
 - `span`: a text field is copied from the inputs: the most likely span after its scaffolding, or null where it may be
   (`spans.py`); other fields are read as text.
@@ -33,6 +35,7 @@ from ..models.hidden import FeatureRequest
 from ..seeds import derive_seed
 from ..signatures import choice_value, choices
 from ..signatures.types import shape
+from .channel import demos_of, own_part
 from .formats.base import Format, Values
 from .formats.fields import kind as type_in
 from .heads import check_head, loaded
@@ -41,13 +44,14 @@ from .spans import Copy, around, is_text, left_open, record, runs, sources_of, t
 from .state import PredictorState, ReadOut, SpanChoice
 from .votes import elected, voters
 
-BY_FIELD = ("choice", "span", "head")  # the read-outs that take one field after the other, in any format
+BY_FIELD = ("choice", "channel", "span", "head")  # the read-outs that take one field after the other, in any format
 
 
 @dataclass(frozen=True)
 class Choice:
     """What a choice by likelihood saw: each label's log-likelihood in nats, before calibration. `tokens` is the
-    prompt's.
+    prompt's, or of all prompts where each label has its own (`channel`): then the log-likelihoods are those of the
+    inputs after each, and no label is a favourite before anything is asked.
     """
 
     predictor: int
@@ -56,6 +60,7 @@ class Choice:
     totals: tuple[float, ...]
     chosen: str
     tokens: int
+    channel: bool = False
 
 
 _choices: ContextVar[list[Choice] | None] = ContextVar("cuecard_choices", default=None)
@@ -102,9 +107,9 @@ def answer(call: Call) -> list[dict[str, Any]]:
         return [elected(call.signature, [partial(_first, one) for one in drawn])]
     if kind == "constrained":
         return _constrained(call)
-    if kind == "choice" and not any(choices(call.type_of(name)) for name in call.signature.output_fields):
+    if call.state.readout.chooses and not any(choices(call.type_of(name)) for name in call.signature.output_fields):
         raise InputError(
-            "the read-out `choice` needs an output with a finite set of values",
+            f"the read-out `{kind}` needs an output with a finite set of values",
             expected="a Literal, an Enum or a bool among the outputs",
             hint="Use the read-out `text` or `constrained`.",
         )
@@ -117,20 +122,22 @@ def _first(call: Call) -> dict[str, Any]:
     return answer(call)[0]
 
 
-def first_prompt(call: Call) -> Prompt:
-    """The prompt that the call's first request sends."""
+def first_prompts(call: Call) -> list[Prompt]:
+    """The prompts that the call sends first: one, or that of each label where each has its own."""
     fields = list(call.signature.output_fields)
     kind = call.state.readout.kind
     if kind == "constrained" or not (kind in BY_FIELD or call.format.opens):
-        return call.prompt("", call.state.decoding.max_tokens)
+        return [call.prompt("", call.state.decoding.max_tokens)]
     if kind == "head" and fields[0] in call.state.readout.heads:
-        return head_prompt(call, fields[0])
+        return [head_prompt(call, fields[0])]
+    if kind == "channel" and choices(call.type_of(fields[0])):
+        return [prompt for prompt, _ in _by_label(call, fields[0])]
     room = None
     if kind == "choice" and choices(call.type_of(fields[0])):
         room = _choice_room(call, fields[0])
     elif kind == "span" and is_text(call.type_of(fields[0])):
         room = _longest(call) + len(_closing(call, fields[0]))
-    return call.prompt(call.format.lead(call.signature, fields[0], {}), room or call.state.decoding.max_tokens)
+    return [call.prompt(call.format.lead(call.signature, fields[0], {}), room or call.state.decoding.max_tokens)]
 
 
 def _whole(call: Call) -> list[dict[str, Any]]:
@@ -153,7 +160,7 @@ def _by_field(call: Call, sample: int) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for field in call.signature.output_fields:
         kind, type_ = call.state.readout.kind, call.type_of(field)
-        if kind == "choice" and choices(type_):
+        if call.state.readout.chooses and choices(type_):
             values[field] = _choose(call, field, values)
         elif kind == "head" and field in call.state.readout.heads:
             values[field] = _headed(call, field)
@@ -292,14 +299,31 @@ def calibrated(readout: ReadOut, field: str, labels: Sequence[str], totals: Sequ
 
 def _choose(call: Call, field: str, before: Values) -> Any:
     """Choose one field's value by calibrated log-likelihood; ties go to the first label."""
-    labels, continuations = _label_ids(call, field)
-    prompt = call.prompt(call.format.lead(call.signature, field, before), max(map(len, continuations)))
-    totals = call.gatherer.score(ScoreRequest(prompt.ids, continuations)).totals
+    channel = call.state.readout.kind == "channel"
+    if channel:
+        labels, asked = choices(call.type_of(field)) or (), _by_label(call, field)
+        tokens = sum(len(prompt.ids) for prompt, _ in asked)
+        totals = tuple(scores.totals[0] for scores in call.gatherer.score_all([request for _, request in asked]))
+    else:
+        labels, continuations = _label_ids(call, field)
+        prompt = call.prompt(call.format.lead(call.signature, field, before), max(map(len, continuations)))
+        totals, tokens = call.gatherer.score(ScoreRequest(prompt.ids, continuations)).totals, len(prompt.ids)
     if field in call.state.readout.heads:
         check_head(field, call.state.readout.heads[field], call.gatherer.engine)
     scores = calibrated(call.state.readout, field, labels, totals)
     chosen = max(scores, key=scores.__getitem__)
     seen = _choices.get()
     if seen is not None:
-        seen.append(Choice(call.predictor, field, labels, totals, chosen, len(prompt.ids)))
+        seen.append(Choice(call.predictor, field, labels, totals, chosen, tokens, channel))
     return choice_value(call.type_of(field), chosen)
+
+
+def _by_label(call: Call, field: str) -> list[tuple[Prompt, ScoreRequest]]:
+    """Each label's prompt, with the demos of that label alone and without an answer, and what is scored of it."""
+    found, tokenizer = [], call.gatherer.engine.tokenizer
+    for label in choices(call.type_of(field)) or ():
+        mine = replace(call, demos=demos_of(call.signature, call.demos, field, label))
+        prompt = mine.prompt("", 1)
+        shown = mine.demos[prompt.dropped :]
+        found.append((prompt, own_part(tokenizer, call.format, call.signature, shown, call.inputs, prompt)))
+    return found

@@ -25,7 +25,7 @@ from ..models.engine import Decoding
 FormatChoice = str | dict[str, Any]
 """A format by name, or `{name: ..., option: value}`."""
 
-ReadOutKind = Literal["text", "constrained", "choice", "span", "head"]
+ReadOutKind = Literal["text", "constrained", "choice", "channel", "span", "head"]
 CalibrationMethod = Literal["contextual", "batch", "bias"]
 
 
@@ -110,12 +110,13 @@ class ReadOut(Strict):
     """How the outputs are taken from the model.
 
     `text`: generated freely, then parsed; `constrained`: generated under the mask that the output types imply;
-    `choice`: fields with choices take the most likely one, all other fields are generated; `span`: text fields are
-    copied word for word from the inputs named in `sources` (none: from any text input), the most likely span as `span`
-    tells, all other fields are generated; `head`: the fields in `heads` are read off the model's hidden state, which is
-    no prompt and goes with one model only, all other fields are generated. A `choice` may have `heads` too, matrices
-    that read the labels' log-likelihoods. With `votes`, so many answers are drawn where one is
-    generated, and the one is taken that most agree with, see `votes.py`. In YAML also short: `readout: choice`.
+    `choice`: fields with choices take the most likely one, all other fields are generated; `channel`: likewise, but
+    each choice is judged by how likely the inputs are after the demos that have it, see `channel.py`; `span`: text
+    fields are copied word for word from the inputs named in `sources` (none: from any text input), the most likely span
+    as `span` tells, all other fields are generated; `head`: the fields in `heads` are read off the model's hidden
+    state, which is no prompt and goes with one model only, all other fields are generated. A `choice` or `channel` may
+    have `heads` too, matrices that read the labels' log-likelihoods. With `votes`, so many answers are drawn where one
+    is generated, and the one is taken that most agree with, see `votes.py`. In YAML also short: `readout: choice`.
     """
 
     kind: ReadOutKind = "text"
@@ -124,6 +125,11 @@ class ReadOut(Strict):
     span: SpanChoice | None = None
     heads: dict[str, HeadChoice] = Field(default_factory=dict)
     votes: int | None = Field(None, ge=2, le=64)
+
+    @property
+    def chooses(self) -> bool:
+        """Whether fields with choices take the one that is the most likely, in one way or another."""
+        return self.kind in ("choice", "channel")
 
     @model_serializer(mode="wrap")
     def _short(self, handler: SerializerFunctionWrapHandler) -> Any:

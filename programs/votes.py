@@ -95,7 +95,7 @@ def generates(signature: type[dspy.Signature], kind: str, heads: Collection[str]
     types = field_types(signature)
 
     def taken(name: str) -> bool:
-        if kind == "choice":
+        if kind in ("choice", "channel"):
             return bool(choices(types[name]))
         return is_text(types[name]) if kind == "span" else kind == "head" and name in heads
 

@@ -152,16 +152,22 @@ def _served(spec: Spec, served: ModelSpec, address: str | None) -> TokenizerEngi
 
 def _show(name: str, predictor: Predictor, inputs: Mapping[str, Any], engine: TokenizerEngine, *, tokens: bool) -> None:
     from ...models.lm import language_model
+    from ...signatures import choices
 
     lm = language_model(engine)
-    prompt = predictor.prompt(lm=lm, **inputs)
-    state = predictor.state
+    prompts = predictor.prompts(lm=lm, **inputs)
+    place = next((place for place, each in enumerate(prompts) if each.demos), 0)
+    prompt, state = prompts[place], predictor.state
     counts = _counts(predictor, prompt, inputs, engine)
     parts = ", ".join(f"{part} {count:,}" for part, count in counts.items())
     say(f"{name}: {counted(len(prompt.ids), 'token')}: {parts}", "bold")
     format_ = state.format if isinstance(state.format, str) else str(dict(state.format))
     dropped = f", {prompt.dropped} more do not fit" if prompt.dropped else ""
     lines = [("format", format_), ("demos", f"{prompt.demos}{dropped}"), ("read-out", readout_text(state))]
+    if len(prompts) > 1:
+        labels = choices(next(iter(predictor.signature.output_fields.values())).annotation) or ()
+        each = ", ".join(f"{label} ({own.demos})" for label, own in zip(labels, prompts, strict=True))
+        lines.append(("prompts", f"one for each label, with its demos: {each}; this is that of {labels[place]}"))
     calibration = state.readout.calibration
     for field, offsets in (calibration.offsets if calibration else {}).items():
         lines.append((field, ", ".join(f"{label} {offset:+.2f}" for label, offset in offsets.items()) + " nats"))

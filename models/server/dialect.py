@@ -78,12 +78,14 @@ class Scored:
 class Dialect(ABC):
     """One kind of server. Made once for a target; `draw` and `score` are called by many threads at once.
 
-    Subclasses set `name` and `spellings`; `tokenizer` is set by whoever makes the engine, before the first call.
+    Subclasses set `name`, `spellings`, and whether the server scores texts (`scores`), and each in one request
+    (`scores_at_once`); `tokenizer` is set by whoever makes the engine, before the first call.
     """
 
     name: ClassVar[str]
     spellings: ClassVar[tuple[Spelling, ...]] = ()
     scores: ClassVar[bool] = False
+    scores_at_once: ClassVar[bool] = True
     tokenizer: ModelTokenizer
 
     def __init__(self, client: Client, served: Served, options: Options) -> None:

@@ -70,6 +70,11 @@ class ServerEngine(EngineBase):
         """Whether the server scores a given text at all."""
         return self._dialect.scores
 
+    @property
+    def scores_inputs(self) -> bool:
+        """Whether a text as long as an input is scored in one request, and not token by token."""
+        return self._dialect.scores and self._dialect.scores_at_once
+
     def close(self) -> None:
         """Close the connections."""
         self._dialect.client.close()

@@ -39,6 +39,7 @@ class LlamaCpp(Dialect):
 
     name: ClassVar[str] = "llama.cpp"
     scores: ClassVar[bool] = True
+    scores_at_once: ClassVar[bool] = False
     spellings: ClassVar[tuple[Spelling, ...]] = (
         Spelling("llguidance", lambda text: {"grammar": text}),
         Spelling("gbnf", lambda text: {"grammar": text}),

@@ -218,11 +218,12 @@ BAD = {
         "spec.yaml:2: optimize.search.demos: expected a number or a range, [low, high]"
     ),
     ONE + "readout: chioce\n": (
-        "spec.yaml:2: readout: found 'chioce'; expected 'text', 'constrained', 'choice', 'span' or 'head' (did you mean 'choice'?)"
+        "spec.yaml:2: readout: found 'chioce'; expected 'text', 'constrained', 'choice', 'channel', 'span' or 'head' "
+        "(did you mean 'choice'?)"
     ),
     ONE + "optimize: {search: {readouts: [text, chioce]}}\n": (
-        "spec.yaml:2: optimize.search.readouts[1]: found 'chioce'; expected 'text', 'constrained', 'choice', 'span' or 'head' "
-        "(did you mean 'choice'?)"
+        "spec.yaml:2: optimize.search.readouts[1]: found 'chioce'; expected 'text', 'constrained', 'choice', 'channel', "
+        "'span' or 'head' (did you mean 'choice'?)"
     ),
     # its model
     ONE + "model: {device: cpu}\n": "spec.yaml:2: model: the key 'id' is missing; expected it, or 'server'",
@@ -360,6 +361,13 @@ BAD = {
     ONE + "readout: choice\n": (
         "spec.yaml:2: readout: the read-out 'choice' needs an output with a finite set of values; "
         "expected a Literal, an Enum or a bool among the outputs"
+    ),
+    ONE + "readout: channel\n": (
+        "spec.yaml:2: readout: the read-out 'channel' needs an output with a finite set of values; "
+        "expected a Literal, an Enum or a bool among the outputs"
+    ),
+    "signature: 'count: int -> big: bool'\nreadout: channel\n": (
+        "spec.yaml:2: readout: the read-out `channel` needs an input that is a text\n  Use the read-out `choice`."
     ),
     ONE + "readout: {kind: span, span: {fields: {anser: {absent: 1.0}, x: {reward: 0.1}}}}\n": (
         "spec.yaml:2: readout.span.fields.anser: no output that is a text has this name (did you mean 'answer'?)\n"
