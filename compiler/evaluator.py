@@ -167,15 +167,13 @@ class ProgramEvaluator:
         return found / max(1, len(rows))
 
     def _prompts(self, candidate: Candidate, rows: Sequence[Row]) -> list[list[tuple[int, ...]]]:
-        """The first prompts of each predictor whose inputs the rows hold."""
-        return [
-            [
-                predictor.prompt(lm=self._lm, **inputs).ids
-                for row in rows
-                if (inputs := self._inputs(name, row)) is not None
-            ]
-            for name, predictor in predictors_of(apply(self.program, candidate)).items()
-        ]
+        """The first prompts of each predictor whose inputs the rows hold, those of each label for themselves."""
+        found: list[list[tuple[int, ...]]] = []
+        for name, predictor in predictors_of(apply(self.program, candidate)).items():
+            held = [inputs for row in rows if (inputs := self._inputs(name, row)) is not None]
+            prompts = [predictor.prompts(lm=self._lm, **inputs) for inputs in held]
+            found += [[prompt.ids for prompt in each] for each in zip(*prompts, strict=True)]
+        return found
 
     def _inputs(self, name: str, row: Row) -> dict[str, Any] | None:
         """A predictor's inputs as the row holds them; None where it does not hold them all."""

@@ -204,7 +204,7 @@ def _with_likelihoods(
         if readout.kind == "head":
             skipped[name] = "a head gives no log-likelihood of an answer"
             continue
-        if readout.kind == "choice":
+        if readout.chooses:
             known = [label_likelihoods(name, signature, columns, readout, ran[digest]) for digest in asked]
         else:
             unit = "token"

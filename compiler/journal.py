@@ -114,6 +114,13 @@ class JournaledEngine:
         return bool(getattr(self._engine, "can_score", True))
 
     @property
+    def scores_inputs(self) -> bool:
+        """Whether inputs can be scored as they can be generated from, which the read-out `channel` needs: not by an
+        encoder-decoder, whose inputs are not what it writes, nor where a server scores token by token.
+        """
+        return self.can_score and bool(getattr(self._engine, "scores_inputs", True))
+
+    @property
     def ledger(self) -> Ledger:
         """What the run has cost over all its lives, replayed batches included."""
         return self._ledger

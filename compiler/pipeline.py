@@ -165,7 +165,9 @@ def _ways_after(
     written = candidate_of(task.program)
     found: set[str] = {state.readout.kind for state in (candidate or written).states.values()}
     found |= {readout.partition("+")[0] for part in search.space.predictors for readout in part.readouts}
-    chooses = bool(found & {"choice", "span"}) and not is_foreign(task.optimizer)  # whose result stays what it made
+    chooses = bool(found & {"choice", "channel", "span"}) and not is_foreign(
+        task.optimizer
+    )  # whose result stays what it made
     about: dict[str, Any] = {"written": written, "chooses": chooses, "seed": task.seed}
     return ways_after(search.evaluator, task.search, task.train, task.dev, formats, candidate, **about)
 

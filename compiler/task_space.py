@@ -11,14 +11,14 @@ import dspy
 from ..errors import InputError
 from ..models.engine import Decoding, Turn
 from ..optimizers.base import Candidate
-from ..optimizers.demos import Demo, pools, sets
+from ..optimizers.demos import Demo, label_sets, pools, sets
 from ..optimizers.grounding import Ground
 from ..optimizers.instructions import instructions_for
 from ..optimizers.proposers import LanguageModel, propose
 from ..optimizers.space import FORMATS, PredictorSpace, Space, demo_counts, readouts_for
 from ..optimizers.starts import JointSpace
 from ..programs.schema import InstructionSpec, SearchSpec
-from ..programs.spans import copied_from
+from ..programs.spans import copied_from, is_text
 from ..programs.state import FormatChoice, ReadOut
 from ..seeds import derive_seed
 from ..signatures import choices, write
@@ -27,6 +27,9 @@ from .journal import JournaledEngine
 from .task import Task
 
 DEMO_SETS = 32
+LABEL_SETS = 8
+CHANNEL_TOKENS = 1500  # of a call's own parts, one for each label, beyond which the read-out `channel` is too dear
+LABEL_TOKENS = 2000  # of a label's demos
 START_TOKENS = 2000
 NEAREST_POOL = 20  # examples from which on the nearest are worth looking for
 NEAREST_TOKENS = 300
@@ -56,6 +59,9 @@ def make_space(
             calibrations = tuple(m for m in calibrations or ("none", "contextual") if m in ("none", "contextual"))
         counts = demo_counts(low, high, len(pool))
         sources = copied_from(signature, pool)
+        listed = per_label(task.search.per_label, signature, pool, engine) if engine.scores_inputs else ()
+        by_channel = label_sets(pool, signature, LABEL_SETS, seed=task.seed, name=name) if listed else ()
+        wanted = {"copied": bool(sources), "channel": bool(by_channel), "scores": engine.can_score}
         parts.append(
             PredictorSpace(
                 name,
@@ -64,7 +70,7 @@ def make_space(
                 counts,
                 sets(pool, DEMO_SETS, high, seed=task.seed, name=name) if pool else (),
                 search_formats(task.search, engine),
-                readouts_for(signature, readouts, calibrations, copied=bool(sources), scores=engine.can_score),
+                readouts_for(signature, readouts, calibrations, **wanted),
                 search_decoding(signature, state.decoding, pool, engine),
                 task.search.decoding,
                 start_count(counts, pool, engine),
@@ -72,6 +78,9 @@ def make_space(
                 longest_span(signature, pool, engine) if sources else None,
                 tuple(pool),
                 nearest_counts(task.search.nearest, signature, pool, engine),
+                by_channel,
+                listed,
+                start_per_label(listed, signature, pool, engine) if listed else 0,
             )
         )
     return JointSpace(tuple(parts)), dict(sorted(dropped.items()))
@@ -132,6 +141,36 @@ def nearest_counts(
     fitting = [count for count in counts if count == counts[0] or count * mean <= NEAREST_TOKENS]
     fewest = FEWEST_NEAREST if fitting[-1] >= FEWEST_NEAREST else 1
     return tuple(count for count in fitting if count == counts[0] or count >= fewest)
+
+
+def per_label(
+    span: tuple[int, int], signature: type[dspy.Signature], pool: Sequence[Demo], engine: JournaledEngine
+) -> tuple[int, ...]:
+    """How many demos of each label may be shown under the read-out `channel`; none where it can't be used.
+
+    That is where the only output has labels, of which two have demos, and an input is a text. A call costs its own part
+    once for each label, so many labels and long texts rule it out; a prompt holds only the demos of one label.
+    """
+    fields = list(signature.output_fields.values())
+    labels = choices(fields[0].annotation) if len(fields) == 1 else None
+    if labels is None or not any(is_text(field.annotation) for field in signature.input_fields.values()):
+        return ()
+    groups = [len(group) for group in label_sets(pool, signature, 1, seed=0, name="")[0]]
+    mean = mean_tokens(pool, engine) if pool else 0
+    if len(groups) < 2 or not span[1] or len(labels) * mean > CHANNEL_TOKENS:
+        return ()
+    low, high = span
+    counts = [count for count in demo_counts(max(1, low), high, max(groups)) if count * mean <= LABEL_TOKENS]
+    return tuple(counts) or (1,)
+
+
+def start_per_label(
+    counts: Sequence[int], signature: type[dspy.Signature], pool: Sequence[Demo], engine: JournaledEngine
+) -> int:
+    """How many demos of each label the first points show: as many as make about `START_TOKENS` tokens in all."""
+    labels = len(label_sets(pool, signature, 1, seed=0, name="")[0])
+    mean = mean_tokens(pool, engine)
+    return max((count for count in counts if count * labels * mean <= START_TOKENS), default=counts[0])
 
 
 def mean_tokens(pool: Sequence[Demo], engine: JournaledEngine) -> float:

@@ -19,8 +19,10 @@ import dspy
 from ..programs.formats.fields import present
 from ..programs.votes import most_alike
 from ..seeds import derive_seed
+from ..signatures import choices
 from ..signatures.types import shape
 from .base import Candidate, Evaluator, Outcome, Row
+from .shown import label_of
 
 Demo = dict[str, Any]
 
@@ -104,4 +106,22 @@ def sets(pool: Sequence[Demo], count: int, size: int, *, seed: int, name: str) -
     for index in range(count):
         generator = random.Random(derive_seed(seed, "demos", name, index))
         drawn.append(tuple(generator.sample(list(pool), min(size, len(pool)))))
+    return tuple(drawn)
+
+
+def label_sets(
+    pool: Sequence[Demo], signature: type[dspy.Signature], count: int, *, seed: int, name: str
+) -> tuple[tuple[tuple[Demo, ...], ...], ...]:
+    """`count` draws in which the demos of each label of the only output stand in an order of their own; labels in the
+    order of the type, those without a demo left out.
+    """
+    field, output = next(iter(signature.output_fields.items()))
+    groups: dict[str, list[Demo]] = {label: [] for label in choices(output.annotation) or ()}
+    for demo in pool:
+        if (label := label_of(demo.get(field), output.annotation)) is not None:
+            groups[label].append(demo)
+    drawn = []
+    for index in range(count):
+        generator = random.Random(derive_seed(seed, "label demos", name, index))
+        drawn.append(tuple(tuple(generator.sample(group, len(group))) for group in groups.values() if group))
     return tuple(drawn)

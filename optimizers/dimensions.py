@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .space import WHOLE, PredictorSpace
+from .space import CHANNEL, WHOLE, PredictorSpace
 from .strategies import PromptPart
 
 
@@ -32,6 +32,8 @@ def dimensions_of(part: PredictorSpace) -> list[Dimension]:
     if isinstance(part, PromptPart):
         return found
     kinds = tuple(dict.fromkeys(readout.partition("+")[0] for readout in part.readouts))
+    if CHANNEL in kinds:
+        found += [_listed("per_label", part.per_label), Dimension("label_set", (), len(part.label_sets))]
     methods = tuple(r.partition("+")[2] or "none" for r in part.readouts if r.partition("+")[0] == "choice")
     found += [_listed("format", part.formats), _listed("readout", kinds)]
     if methods:
@@ -44,9 +46,9 @@ def dimensions_of(part: PredictorSpace) -> list[Dimension]:
 def size_of(part: PredictorSpace) -> int | None:
     """How many points a predictor has; None where a decoding setting is drawn from a range without steps."""
     shown = sum(len(part.demo_sets) if count else 1 for count in part.demo_counts)
-    size = len(part.instructions) * shown * len(part.nearest_counts)
+    size = shown * len(part.nearest_counts)
     if isinstance(part, PromptPart):
-        return size
+        return len(part.instructions) * size
     settings: int | None = 1
     for name, span in part.ranges.items():
         steps = _range_size(name, span)
@@ -56,8 +58,8 @@ def size_of(part: PredictorSpace) -> int | None:
         drawn = settings if part.generates(readout) else 1
         if drawn is None:
             return None
-        read += drawn
-    return size * len(part.formats) * read
+        read += len(part.per_label) * len(part.label_sets) if readout == CHANNEL else size * drawn
+    return len(part.instructions) * len(part.formats) * read
 
 
 def _listed(name: str, values: Sequence[Any]) -> Dimension:

@@ -195,13 +195,13 @@ def _taken_back(now: PredictorState, before: PredictorState) -> Iterator[Taken]:
 
 def _readouts(now: ReadOut, before: ReadOut) -> Iterator[Taken]:
     """The read-out, and the calibration of a choice, which means nothing for another read-out."""
-    tuned = now.kind == "choice" and (now.calibration is not None or bool(now.heads))
+    tuned = now.chooses and (now.calibration is not None or bool(now.heads))
     if _way(now) != _way(before):
         along = "calibration" if tuned else None
         yield "readout", {"readout": before}, before.kind, now.kind, along
-    if now.kind != "choice":
+    if not now.chooses:
         return
-    earlier = before if before.kind == "choice" else ReadOut(kind="choice")
+    earlier = before if before.kind == now.kind else ReadOut(kind=now.kind)
     if (now.calibration, _hashes(now)) != (earlier.calibration, _hashes(earlier)):
         back = now.model_copy(update={"calibration": earlier.calibration, "heads": earlier.heads})
         yield "calibration", {"readout": back}, _method(earlier), _method(now), None
@@ -209,7 +209,7 @@ def _readouts(now: ReadOut, before: ReadOut) -> Iterator[Taken]:
 
 def _way(readout: ReadOut) -> tuple[Any, ...]:
     """Everything of a read-out but the calibration of a choice."""
-    return readout.kind, readout.sources, readout.span, () if readout.kind == "choice" else _hashes(readout)
+    return readout.kind, readout.sources, readout.span, () if readout.chooses else _hashes(readout)
 
 
 def _hashes(readout: ReadOut) -> tuple[tuple[str, str], ...]:

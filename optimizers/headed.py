@@ -109,7 +109,7 @@ def with_matrices(
 
 def _choosing(candidate: Candidate) -> set[str]:
     """The predictors that choose a label by its likelihood."""
-    return {name for name, state in candidate.states.items() if state.readout.kind == "choice"}
+    return {name for name, state in candidate.states.items() if state.readout.chooses}
 
 
 def fresh_rows(candidate: Candidate, rows: Sequence[Row]) -> list[Row]:

@@ -112,7 +112,7 @@ def recalibrated(
 def _fields(evaluator: Evaluator, candidate: Candidate, name: str, outcomes: Sequence[Outcome]) -> dict[str, Shown]:
     """A predictor's label outputs, of those that it chose for every row and for which some rows have gold labels."""
     readout = candidate.states[name].readout
-    if readout.kind != "choice" or readout.heads:
+    if not readout.chooses or readout.heads:
         return {}
     found = shown(evaluator, name, outcomes)
     return {field: each for field, each in found.items() if len(each.rows) == len(outcomes) and each.known.any()}

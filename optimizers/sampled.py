@@ -17,7 +17,9 @@ from .space import Space
 from .told import frozen_trial
 
 STARTUP = 10
-WEIGHTS: Mapping[str, float] = MappingProxyType({"demo_set": 4.0, "format": 2.0, "readout": 2.0, "nearest": 2.0})
+WEIGHTS: Mapping[str, float] = MappingProxyType(
+    {"demo_set": 4.0, "label_set": 2.0, "format": 2.0, "readout": 2.0, "nearest": 2.0}
+)
 
 
 def tpe_sampler(seed: int) -> optuna.samplers.BaseSampler:

@@ -18,13 +18,15 @@ from .base import Evaluator, Outcome, Row
 class Shown:
     """One label output in the n outcomes in which it was chosen, whose places are `rows`.
 
-    totals: the labels' log-likelihoods [n, K]; answers: the gold labels' places [n], -1 where a row has none.
+    totals: the labels' log-likelihoods [n, K]; answers: the gold labels' places [n], -1 where a row has none; channel:
+    whether they are those of the inputs, see `Choice`.
     """
 
     labels: tuple[str, ...]
     rows: tuple[int, ...]
     totals: NDArray[np.float64]
     answers: NDArray[np.int64]
+    channel: bool = False
 
     @property
     def known(self) -> NDArray[np.bool_]:
@@ -57,6 +59,7 @@ def shown(evaluator: Evaluator, name: str, outcomes: Sequence[Outcome]) -> dict[
             tuple(made),
             np.array([choice.totals for choice in made.values()], dtype=np.float64),
             np.array([-1 if text is None else labels.index(text) for text in gold]),
+            any(choice.channel for choice in made.values()),
         )
     return found
 

@@ -23,10 +23,24 @@ from .demos import Demo
 
 FORMATS: tuple[FormatChoice, ...] = ("completion", "turns", "turns_labelled", "chat", "dspy", "json", "xml")
 CALIBRATIONS = ("contextual", "batch")  # searched unless others are asked for; a `bias`: see `recalibrate.py`
+CHANNEL = "channel"
 WHOLE = ("max_tokens", "top_k")
 PREFERRED = ("choice+batch", "choice")
 NEAREST_STARTS = ((4, PREFERRED), (4, PREFERRED), (8, ("choice",)))  # at most so many near demos, under a read-out
+CHANNEL_STARTS = 2
 NEAREST_ALONE = 4  # where so many may be shown: fewer are too few without others
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a point to try first is about: the place of its format among a predictor's; at most so many near demos, and
+    the read-outs that they go with, the first that is there; or the read-out `channel`.
+    """
+
+    format: int
+    nearest: int = 0
+    readouts: tuple[str, ...] = ()
+    channel: bool = False
 
 
 class Suggest(Protocol):
@@ -47,7 +61,8 @@ class PredictorSpace:
     """The dimensions of one predictor. `demo_sets` are ordered draws; `demo_counts` says how many of one may be
     shown, `start_count` (default: the most) how many the first points show; `sources` are the inputs that the read-out
     `span` copies from, `longest` the most tokens of a span; `nearest_counts` says how many demos of `pool` are chosen
-    at call time.
+    at call time. Under the read-out `channel` it is `label_sets`, draws in which each label's demos stand in order, and
+    how many of each label are shown, `per_label` (`start_per_label` at the first points).
     """
 
     name: str
@@ -64,6 +79,9 @@ class PredictorSpace:
     longest: int | None = None
     pool: tuple[Demo, ...] = ()
     nearest_counts: tuple[int, ...] = (0,)
+    label_sets: tuple[tuple[tuple[Demo, ...], ...], ...] = ()
+    per_label: tuple[int, ...] = ()
+    start_per_label: int = 0
 
     def suggest(self, trial: Suggest) -> dict[str, Any]:
         """Draw a value for each dimension that applies."""
@@ -75,11 +93,15 @@ class PredictorSpace:
             return params[name]
 
         categorical("instruction", range(len(self.instructions)))
-        if categorical("demos", self.demo_counts):
-            categorical("demo_set", range(len(self.demo_sets)))
-        categorical("nearest", self.nearest_counts)
-        categorical("format", [_format_key(choice) for choice in self.formats])
         readout = categorical("readout", self.readouts)
+        if readout == CHANNEL:
+            categorical("per_label", self.per_label)
+            categorical("label_set", range(len(self.label_sets)))
+        else:
+            if categorical("demos", self.demo_counts):
+                categorical("demo_set", range(len(self.demo_sets)))
+            categorical("nearest", self.nearest_counts)
+        categorical("format", [_format_key(choice) for choice in self.formats])
         if self.generates(readout):
             for setting, (low, high) in self.ranges.items():
                 name = f"{self.name}.{setting}"
@@ -99,6 +121,8 @@ class PredictorSpace:
             name.rpartition(".")[2]: value for name, value in params.items() if name.rpartition(".")[0] == self.name
         }
         demos = self.demo_sets[mine["demo_set"]][: mine["demos"]] if mine.get("demos") else ()
+        if mine["readout"] == CHANNEL:
+            demos = tuple(demo for label in self.label_sets[mine["label_set"]] for demo in label[: mine["per_label"]])
         settings = {setting: mine[setting] for setting in self.ranges if setting in mine}
         nearest = mine.get("nearest")
         return PredictorState(
@@ -134,14 +158,16 @@ def readouts_for(
     calibrations: Sequence[str] | None = None,
     *,
     copied: bool = False,
+    channel: bool = False,
     scores: bool = True,
 ) -> tuple[str, ...]:
     """The read-outs that a signature allows, of those wanted (None: all).
 
     `span` is there where the examples' text outputs are `copied` from an input, with a batch calibration of null where
     one may be null; `constrained` where a type can be constrained; `choice` where an output has a finite set of values,
-    and with it the calibrations: `choice` alone is the calibration `none`. Without `scores` the target cannot score a
-    text, and there is neither `choice` nor `span`.
+    and with it the calibrations: `choice` alone is the calibration `none`; `channel` where such an output is the only
+    one, which tells the demos of one label from those of another. Without `scores` the target cannot score a text, and
+    there is neither `choice`, `channel` nor `span`.
     Where nothing wanted applies, `text` is left.
     """
     has_choices = scores and any(choices(output.annotation) for output in signature.output_fields.values())
@@ -160,6 +186,7 @@ def readouts_for(
         "span": copies,
         "constrained": ("constrained",) if typed else (),
         "choice": chosen,
+        "channel": (CHANNEL,) if has_choices and channel else (),
         "head": (),  # no dimension: heads are tried on what the search has found, see `headed.py`
     }
     wanted = possible if readouts is None else readouts
@@ -194,37 +221,51 @@ class Space:
         return {name: method for name, method in found.items() if method}
 
     def starts(self) -> list[dict[str, Any]]:
-        """Points to try first: every format once, with many demos and the read-out that reads most; then the formats
-        of running text with the demos that are nearest.
+        """Points to try first: labels by the channel; every format once, with many demos and the read-out that reads
+        most; then the formats of running text with the demos that are nearest; and the channel in other formats.
 
         Formats decide more than anything else for small models, so none is left to chance. Labels with many near demos
         are best left uncalibrated: the demos' own labels are what tells. Where what is copied may be null, every other
         point writes instead: which of the two knows better when to leave a field out differs from task to task.
         """
+        return [self.start(each) for each in self.kinds_of_start()]
+
+    def kinds_of_start(self) -> list[Start]:
+        """What tells the points to try first from each other."""
         formats = max(len(part.formats) for part in self.predictors)
         near = any(part.nearest_counts[-1] >= NEAREST_ALONE for part in self.predictors)
-        starts: list[tuple[int, tuple[str, ...]]] = [(0, PREFERRED)] * formats
-        starts += NEAREST_STARTS[:formats] if near else ()
-        points = []
-        for start, (most, readouts) in enumerate(starts):
-            index = start % formats
-            point: dict[str, Any] = {}
-            for part in self.predictors:
-                close = most > 0 and part.nearest_counts[-1] >= NEAREST_ALONE
-                many = part.demo_counts[-1] if part.start_count is None else part.start_count
-                spans = ("span+batch", "span") if start % 2 == 0 else ("span",)
-                wanted = (*(readouts if close else ()), *PREFERRED, *spans, "text")
-                preferred = [readout for readout in wanted if readout in part.readouts]
-                few = [count for count in part.nearest_counts if count <= most] if close else []
-                nearest = few or part.nearest_counts[:1]
-                chosen: dict[str, Any] = {
-                    "instruction": 0,
-                    "demos": part.demo_counts[0] if close else many,
-                    "nearest": nearest[-1],
-                    "demo_set": index % len(part.demo_sets) if part.demo_sets else None,
-                    "format": _format_key(part.formats[index % len(part.formats)]),
-                    "readout": preferred[0] if preferred else part.readouts[0],
-                }
-                point |= {f"{part.name}.{name}": value for name, value in chosen.items() if value is not None}
-            points.append(point)
-        return points
+        by_channel = any(CHANNEL in part.readouts for part in self.predictors)
+        channels = [Start(place, channel=True) for place in range(min(CHANNEL_STARTS, formats))] if by_channel else []
+        many = [Start(place) for place in range(formats)]
+        close = [Start(place, *kind) for place, kind in enumerate(NEAREST_STARTS[:formats])] if near else []
+        return [*channels[:1], *many, *close, *channels[1:]]
+
+    def start(self, start: Start) -> dict[str, Any]:
+        """One of the points to try first."""
+        point: dict[str, Any] = {}
+        for part in self.predictors:
+            for name, value in _started(part, start).items():
+                point[f"{part.name}.{name}"] = value
+        return point
+
+
+def _started(part: PredictorSpace, start: Start) -> dict[str, Any]:
+    """A predictor's values at a point to try first; those of fixed demos, where it has not what the point is about."""
+    base = {"instruction": 0, "format": _format_key(part.formats[start.format % len(part.formats)])}
+    if start.channel and CHANNEL in part.readouts:
+        label_set = start.format % len(part.label_sets)
+        return {**base, "readout": CHANNEL, "per_label": part.start_per_label, "label_set": label_set}
+    close = start.nearest > 0 and part.nearest_counts[-1] >= NEAREST_ALONE
+    spans = ("span+batch", "span") if start.format % 2 == 0 else ("span",)
+    wanted = (*(start.readouts if close else ()), *PREFERRED, *spans, "text")
+    preferred = [readout for readout in wanted if readout in part.readouts]
+    few = [count for count in part.nearest_counts if count <= start.nearest] if close else []
+    many = part.demo_counts[-1] if part.start_count is None else part.start_count
+    chosen = {
+        **base,
+        "demos": part.demo_counts[0] if close else many,
+        "nearest": (few or part.nearest_counts[:1])[-1],
+        "demo_set": start.format % len(part.demo_sets) if part.demo_sets else None,
+        "readout": preferred[0] if preferred else part.readouts[0],
+    }
+    return {name: value for name, value in chosen.items() if value is not None}

@@ -26,9 +26,11 @@ class JointSpace(Space):
         near = [part for part in self.predictors if part.nearest_counts[-1] >= NEAREST_ALONE]
         if len(near) < 2:
             return together
-        first = max(len(part.formats) for part in self.predictors)  # before it, every format once
+        kinds = self.kinds_of_start()
+        first = next(place for place, kind in enumerate(kinds) if kind.nearest)
+        fixed = next(place for place, kind in enumerate(kinds) if not (kind.nearest or kind.channel))
         chosen = sorted(near, key=lambda part: not _has_labels(part))[:MOST_APART]  # stable
-        apart = [_with_part(together[0], together[first], part) for part in chosen]
+        apart = [_with_part(together[fixed], together[first], part) for part in chosen]
         return [*together[: first + 1], *apart, *together[first + 1 :]]
 
 

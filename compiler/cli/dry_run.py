@@ -16,7 +16,16 @@ if TYPE_CHECKING:
     from ..task import Task
 
 MOST_VALUES = 16  # of a dimension, on one line
-NAMES = ("instruction", "demos", "demo_set", "nearest", "format", "readout")  # of a candidate, in its line
+NAMES = (
+    "instruction",
+    "demos",
+    "demo_set",
+    "nearest",
+    "per_label",
+    "label_set",
+    "format",
+    "readout",
+)  # of a candidate, in its line
 
 
 def show_plan(task: Task, *, as_json: bool = False) -> None:
@@ -94,6 +103,8 @@ def _values(dimension: Dimension) -> list[str]:
         return [one_line(text) for text in dimension.values]
     if dimension.name == "demo_set":
         return ["ordered draws of the demos" if dimension.size else "no demos"]
+    if dimension.name == "label_set":
+        return ["ordered draws of each label's demos"]
     texts = [each if isinstance(each, str) else f"{each}" for each in dimension.values]
     more = f", ... {len(texts) - MOST_VALUES} more" if len(texts) > MOST_VALUES else ""
     joint = " to " if dimension.size != len(texts) else ", "
@@ -140,6 +151,8 @@ def _candidate(planned: PlannedCandidate) -> tuple[str, ...]:
 def _point(params: Mapping[str, Any]) -> str:
     """A predictor's part of a point in a few words."""
     demos = counted(params.get("demos", 0), "demo") + (f" of set {params['demo_set']}" if "demo_set" in params else "")
+    if "per_label" in params:
+        demos = f"{counted(params['per_label'], 'demo')} of each label, set {params['label_set']}"
     near = f"{params['nearest']} nearest" if params.get("nearest") else ""
     first = f"instruction {params.get('instruction', 0)}"
     others = [f"{name} {value}" for name, value in params.items() if name not in NAMES]

@@ -8,7 +8,7 @@ import pytest
 from fakes import WordLearner
 
 import cuecard
-from cuecard.compiler.task_space import nearest_counts
+from cuecard.compiler.task_space import nearest_counts, per_label, start_per_label
 
 ROUTE = cuecard.signature("ticket -> queue")
 
@@ -36,3 +36,43 @@ def test_few_near_demos_are_offered_only_where_four_are_too_many(
 def test_a_small_pool_has_no_near_demos() -> None:
     engine: Any = WordLearner().engine()
     assert nearest_counts((0, 8), ROUTE, [{"ticket": "a", "queue": "billing"}] * 8, engine) == (0,)
+
+
+LABELS = "ticket -> queue: Literal['billing', 'technical', 'account']"
+
+
+def labelled(words: int, **each: int) -> list[dict[str, Any]]:
+    """So many examples of each label, of so many words with it."""
+    ticket = " ".join(["word"] * (words - 1))
+    return [{"ticket": ticket, "queue": label} for label, count in each.items() for _ in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("signature", "pool", "span", "expected"),
+    [
+        (LABELS, labelled(10, billing=12, technical=3), (4, 32), (4, 8, 12)),
+        (LABELS, labelled(10, billing=80, technical=3), (4, 32), (4, 8, 16, 32)),
+        (LABELS, labelled(10, billing=2, technical=1), (4, 32), (2,)),
+        (LABELS, labelled(100, billing=40, technical=40), (4, 32), (4, 8, 16)),  # as many as a prompt has room for
+        (LABELS, labelled(10, billing=12, technical=3), (0, 2), (1, 2)),  # as asked
+        (LABELS, labelled(10, billing=12, technical=3), (0, 0), ()),
+        (LABELS, labelled(600, billing=12, technical=12), (4, 32), ()),  # a call would cost 1,800 tokens
+        (LABELS, labelled(10, billing=12), (4, 32), ()),  # one label is no choice
+        (LABELS, [], (4, 32), ()),
+        ("ticket -> queue", labelled(10, billing=12, technical=3), (4, 32), ()),
+        ("ticket -> reason, queue: Literal['billing', 'technical']", labelled(9, billing=9, technical=9), (4, 32), ()),
+        ("count: int -> queue: Literal['a', 'b']", [{"count": n, "queue": "ab"[n % 2]} for n in range(9)], (4, 8), ()),
+    ],
+)
+def test_the_channel_is_offered_where_labels_have_demos_and_calls_are_short(
+    signature: str, pool: list[dict[str, Any]], span: tuple[int, int], expected: tuple[int, ...]
+) -> None:
+    engine: Any = WordLearner().engine()
+    assert per_label(span, cuecard.signature(signature), pool, engine) == expected
+
+
+@pytest.mark.parametrize(("words", "expected"), [(10, 32), (40, 16), (200, 4), (900, 4)])
+def test_the_first_points_show_about_as_much_as_others(words: int, expected: int) -> None:
+    engine: Any = WordLearner().engine()
+    pool = labelled(words, billing=40, technical=40, account=40)
+    assert start_per_label((4, 8, 16, 32), cuecard.signature(LABELS), pool, engine) == expected

@@ -65,6 +65,20 @@ def test_batch_is_the_mean_less_the_mean_of_the_means() -> None:
     assert found == Calibration(method="batch", offsets={"queue": {"billing": 2.0, "technical": 0.0, "account": -2.0}})
 
 
+def test_a_bias_of_the_channel_is_drawn_towards_none() -> None:
+    """Without gold labels nothing else is known: a choice's favourites are taken off, and the channel has none."""
+    for channel, expected in ((False, {"billing": 2.0, "technical": 0.0, "account": -2.0}), (True, None)):
+
+        def outcome(candidate: Candidate, row: Any, channel: bool = channel) -> Outcome:
+            made = Choice(1, "queue", LABELS, (-2.0, -4.0, -6.0), "billing", 9, channel)
+            return Outcome(row, Measurement(1.0), {}, choices=(("p", made),))
+
+        given = [Example({"ticket": "t"}, {}, 0)]
+        found = fitted(FakeEvaluator({"p": ROUTE}, no_score, outcome=outcome), "bias", given)
+        assert found is not None
+        assert found.offsets["queue"] == (expected or dict.fromkeys(LABELS, 0.0))
+
+
 def test_a_bias_takes_the_first_rows_once_for_all_predictors() -> None:
     def outcome(candidate: Candidate, row: Any) -> Outcome:
         made = [Choice(n, "queue", LABELS, (-1.0, -2.0, -2.0), "billing", 9) for n in (1, 2)]

@@ -13,7 +13,7 @@ import cuecard
 from cuecard.compiler.examples import Example
 from cuecard.metrics import Measurement
 from cuecard.optimizers.base import Candidate, Outcome, Step
-from cuecard.optimizers.demos import pools, sets
+from cuecard.optimizers.demos import label_sets, pools, sets
 from cuecard.programs.state import PredictorState
 
 ROUTE = cuecard.signature("ticket -> queue: Literal['billing', 'technical']")
@@ -223,3 +223,15 @@ def test_seed_and_predictor_make_other_sets() -> None:
     drawn = [sets(POOL, 4, 6, seed=seed, name=name) for seed in (0, 1) for name in ("p", "q")]
     assert len(set(map(repr, drawn))) == 4
     assert len(set(map(repr, drawn[0]))) > 1
+
+
+def test_the_demos_of_each_label_stand_apart_and_in_orders_of_their_own() -> None:
+    route = cuecard.signature("ticket -> queue: Literal['a', 'b', 'c']")
+    pool = [{"ticket": str(n), "queue": "ca"[n % 2]} for n in range(20)]
+    first, second = label_sets(pool, route, 2, seed=3, name="p")
+    for drawn in (first, second):
+        assert [{demo["queue"] for demo in group} for group in drawn] == [{"a"}, {"c"}], "as the type has them"
+        assert sorted(demo["ticket"] for group in drawn for demo in group) == sorted(demo["ticket"] for demo in pool)
+    assert first != second
+    assert (first, second) == label_sets(pool, route, 2, seed=3, name="p")
+    assert first != label_sets(pool, route, 1, seed=4, name="p")[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import optuna
@@ -16,6 +17,7 @@ from cuecard.models.engine import Decoding
 from cuecard.optimizers.joint import joint
 from cuecard.optimizers.space import (
     CALIBRATIONS,
+    CHANNEL,
     FORMATS,
     PredictorSpace,
     Space,
@@ -23,7 +25,7 @@ from cuecard.optimizers.space import (
     readouts_for,
 )
 from cuecard.programs.formats.registry import format_named
-from cuecard.programs.state import PredictorState
+from cuecard.programs.state import PredictorState, ReadOut
 
 LABELLED = cuecard.signature("ticket -> queue: Literal['billing', 'technical']")
 MIXED = cuecard.signature("ticket -> reason: str, urgent: bool")
@@ -99,6 +101,43 @@ def test_dimensions_are_absent_where_they_mean_nothing(seed: int) -> None:
     assert ("demo_set" in mine) == (mine["demos"] > 0)
     written = not mine["readout"].startswith("choice")
     assert {"temperature", "top_k", "max_tokens"} <= mine.keys() if written else not mine.keys() & {"temperature"}
+
+
+LISTED: dict[str, Any] = {
+    "readouts": ("text", "choice", CHANNEL),
+    "label_sets": ((POOL[:2], POOL[2:]), (POOL[1::-1], POOL[3:])),
+    "per_label": (1, 2),
+    "start_per_label": 1,
+}
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10_000))
+def test_the_channel_has_demos_of_its_own(seed: int) -> None:
+    part = space(**LISTED)
+    params = part.suggest(Drawn(seed))
+    mine, state = dimensions(params), part.state(params)
+    assert (mine["readout"] == CHANNEL) == ("per_label" in mine) == ("label_set" in mine) == ("demos" not in mine)
+    if mine["readout"] == CHANNEL:
+        assert not mine.keys() & {"temperature", "nearest", "demo_set"}
+        first, second = part.label_sets[mine["label_set"]]
+        assert state.demos == (*first[: mine["per_label"]], *second[: mine["per_label"]])
+        assert state.nearest is None and state.readout == ReadOut(kind="channel")
+        assert part.calibration(params) is None
+
+
+def test_the_channel_is_tried_first_and_in_another_format_last() -> None:
+    listed, fixed = space(**LISTED), space("q")
+    whole = Space((listed, fixed))
+    starts, plain = whole.starts(), Space((fixed,)).starts()
+    assert len(starts) == len(plain) + 2
+    assert [point["p.readout"] == CHANNEL for point in starts] == [True, *[False] * len(plain), True]
+    assert [(point["p.per_label"], point["p.label_set"]) for point in (starts[0], starts[-1])] == [(1, 0), (1, 1)]
+    assert starts[0]["p.format"] != starts[-1]["p.format"]
+    assert {key: value for key, value in starts[0].items() if key.startswith("q.")} == plain[0]
+    assert all(whole.states(point)["p"].demos for point in (starts[0], starts[-1]))
+    others = [point for point in Space((listed,)).starts() if "p.demos" in point]
+    assert others == Space((replace(listed, readouts=("text", "choice")),)).starts(), "as they are without it"
 
 
 def test_a_choice_beside_text_still_generates() -> None:
@@ -232,6 +271,15 @@ def test_the_read_outs_that_a_signature_allows(
     text: str, wanted: list[str] | None, methods: list[str] | None, expected: tuple[str, ...]
 ) -> None:
     assert readouts_for(cuecard.signature(text), wanted, methods) == expected
+
+
+def test_the_channel_is_there_where_its_demos_are() -> None:
+    signature = cuecard.signature("a -> b: bool")
+    every = ("text", "constrained", "choice", *(f"choice+{m}" for m in CALIBRATIONS), CHANNEL)
+    assert readouts_for(signature, channel=True) == every
+    assert readouts_for(signature, ["channel", "text"], channel=True) == (CHANNEL, "text")
+    assert readouts_for(signature, ["channel"]) == ("text",)
+    assert readouts_for(signature, ["channel"], channel=True, scores=False) == ("text",)
 
 
 @pytest.mark.parametrize(

@@ -111,5 +111,6 @@ def test_a_compile_of_two_steps_starts_with_them(tmp_path: Path) -> None:
     (tmp_path / "train.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     _, task = spec_task(path, target=fake_target(WordLearner().engine()), budget=Budget(metric_calls=2000))
     points = [candidate.params for candidate in plan_compile(task).first]
-    found = [(point["summary.nearest"], point["route.nearest"]) for point in points[:6]]
+    assert points[0]["route.readout"] == "channel" and points[0]["summary.nearest"] == 0
+    found = [(point["summary.nearest"], point["route.nearest"]) for point in points[1:7]]
     assert found == [(0, 0), (0, 0), (4, 4), (0, 4), (4, 0), (4, 4)], "two formats, then near demos"
