@@ -135,6 +135,8 @@ def test_each_demo_is_left_out_in_turn() -> None:
     ]
     assert found[1].candidate.states["p"].demos == (DEMOS[0], DEMOS[2])
     assert found[1].candidate.states["p"].format == "completion"
+    listed = winner.states["p"].model_copy(update={"readout": ReadOut(kind="channel")})
+    assert demos_left_out(Candidate({"p": listed})) == [], "one of dozens is nothing"
 
 
 # ---- what it adds
