@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from ..errors import CuecardError
+from ..programs.readout import first_calls
 from .base import LIMITS, Budget, Candidate, Evaluator, Row, spending
 
 FIRST_BLOCK = 32  # of a candidate that races alone
@@ -103,14 +104,14 @@ class Pacer:
     def first_costs(
         self, extra: float, fresh: float, baseline: Candidate, candidates: Sequence[Candidate]
     ) -> dict[str, float]:
-        """What each run of the first generation may cost, by what the baseline's did, with prompts as long as those of
-        `candidates`, and with so many more for calibrations: `extra` metric calls, of which for `fresh` the model is
-        asked. Seconds are not known: 0.
+        """What each run of the first generation may cost, by what the baseline's did, with prompts as many and as long
+        as those of `candidates`, and with so many more for calibrations: `extra` metric calls, of which for `fresh` the
+        model is asked. Seconds are not known: 0.
         """
         pace = dict(self.paces.get(0, EVEN))
-        if self.budget.tokens is not None and candidates:
-            weights = [self.weight(candidate)["tokens"] for candidate in candidates]
-            pace["tokens"] += max(0.0, sum(weights) / len(weights) - self.weight(baseline)["tokens"])
+        for name in ("model_calls", "tokens") if candidates else ():
+            weights = [self.weight(candidate)[name] for candidate in candidates]
+            pace[name] += max(0.0, sum(weights) / len(weights) - self.weight(baseline)[name])
         return {"metric_calls": 1.0 + extra, **{name: (1.0 + fresh) * pace[name] for name in PACED}, "seconds": 0.0}
 
     def filler(self, costs: Mapping[str, float], baseline: Candidate, best: int) -> Callable[[Candidate], bool] | None:
@@ -169,15 +170,17 @@ class Pacer:
 
         before: what was used up when it began. Tokens and model calls are no less than the mean of all generations:
         few candidates, or such as asked what is known, say little of the next ones. Seconds are those of the fastest
-        generation: few candidates fill no batch, and what does not fit in the end is dropped after a block.
+        generation: few candidates fill no batch, and what does not fit in the end is dropped after a block, unless the
+        first is all of dev.
         """
         took = {name: now - before[name] for name, now in self.spent.items()}
         runs = min(took["metric_calls"], self.most_calls(width))  # calibrations make more of them
         self.raced |= {name: self.raced.get(name, 0.0) + each for name, each in {**took, "runs": runs}.items()}
         last = {name: took[name] / runs for name in LIMITS}
-        self.fastest = last["seconds"] = min(self.fastest, last["seconds"])
-        mean = {name: self.raced[name] / self.raced["runs"] for name in ("model_calls", "tokens")}
-        return last | {name: max(last[name], each) for name, each in mean.items()}
+        self.fastest = min(self.fastest, last["seconds"])
+        mean = {name: self.raced[name] / self.raced["runs"] for name in PACED}
+        found = last | {name: max(last[name], each) for name, each in mean.items()}
+        return found if len(self.ends(2)) == 1 else {**found, "seconds": self.fastest}
 
     def width(self, most: int, trials: int, costs: Mapping[str, float], best: int) -> tuple[int, str]:
         """How many candidates race next, at most `most`; when it is none, also what stopped the search.
@@ -239,10 +242,12 @@ class Pacer:
         return all(rows * pace[name] <= rest + self.tried * kept[name] for name, rest in left.items())
 
     def weight(self, candidate: Candidate) -> Mapping[str, float]:
-        """What a run of a candidate costs, next to others: in seconds, by the tokens that no other row shares, and the
-        answer's; in tokens, by all that it has.
+        """What a run of a candidate costs, next to others: in model calls, by how many its first prompts are; in
+        seconds, by the tokens that no other row shares, and the answer's; in tokens, by all that it has.
         """
-        weight = dict(EVEN)
+        signatures = self.evaluator.signatures
+        calls = sum(first_calls(signatures[name], state) for name, state in candidate.states.items())
+        weight = {**EVEN, "model_calls": float(max(1, calls))}
         with contextlib.suppress(CuecardError):  # a prompt that is too long: its run will say so
             if self.budget.seconds is not None:
                 weight["seconds"] = ANSWER_TOKENS

@@ -326,7 +326,8 @@ class Search:
             again = ends[min(ROUGH_BLOCKS, len(ends)) - 1] / 4  # of the quarter that is left after two blocks
             fresh = min(ROUGH_ROWS + BIAS_ROWS / 4, len(self.rows))
         space = getattr(strategy, "space", self.space)
-        starts = space.starts() if space.predictors and self.budget.tokens is not None else []
+        weighed = self.budget.tokens is not None or self.budget.model_calls is not None
+        starts = space.starts() if space.predictors and weighed else []
         first = [Candidate(space.states(point)) for point in starts]
         part = self.width / self.pacer.most_calls(self.width)
         return self.pacer.first_costs((fresh + again) * part, fresh * part, baseline.candidate, first)

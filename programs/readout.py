@@ -140,6 +140,13 @@ def first_prompts(call: Call) -> list[Prompt]:
     return [call.prompt(call.format.lead(call.signature, fields[0], {}), room or call.state.decoding.max_tokens)]
 
 
+def first_calls(signature: type[dspy.Signature], state: PredictorState) -> int:
+    """How many model calls the first of a predictor's prompts are: one, or one for each label (`channel`)."""
+    field = next(iter(signature.output_fields))
+    labels = choices(type_in(signature, field)) if state.readout.kind == "channel" else None
+    return len(labels or (field,))
+
+
 def _whole(call: Call) -> list[dict[str, Any]]:
     decoding = call.state.decoding
     stops = decoding.stop + call.format.stops(call.signature)

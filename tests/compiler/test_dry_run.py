@@ -84,7 +84,7 @@ def test_the_dimensions_and_their_sizes(plan: CompilePlan) -> None:
     assert found["route"]["demos"] == ((0, 1, 2, 4, 8), 5)
     assert found["route"]["format"] == (("completion", "turns"), 2)
     assert found["route"]["demo_set"] == ((), 32)
-    assert found["route"]["readout"][0] == ("text", "constrained", "choice")
+    assert found["route"]["readout"][0] == ("text", "constrained", "choice", "channel")
     assert found["route"]["calibration"][0] == ("none", "contextual", "batch")
     sizes = [part.size for part in plan.predictors]
     assert plan.size == (sizes[0] or 0) * (sizes[1] or 0) > 10**5
@@ -220,15 +220,17 @@ def test_the_plan_on_the_screen(
         "budget     60 metric calls",
         "stop       exact_match 0.9 on dev",
         "",
-        "main: 325 points",
+        "main: 333 points",
     ]
-    assert told[9:15] == [
+    assert told[9:17] == [
         '  instruction  1   "Route the ticket."',
         "  demos        3   0, 1, 2",
         "  demo_set     32  ordered draws of the demos",
         "  nearest      1   0",
+        "  per_label    1   2",
+        "  label_set    8   ordered draws of each label's demos",
         "  format       1   completion",
-        "  readout      3   text, constrained, choice",
+        "  readout      4   text, constrained, choice, channel",
     ]
     assert any(line.startswith("first generation: ") for line in told)
     assert any(line.startswith("expected time: ") for line in told)

@@ -50,9 +50,9 @@ CASE = Answered({"question": "why"}, {}, {"reply": "so"})
 
 
 def grades(*shares: float, labels: Sequence[str] = ("1", "2", "3"), **options: Any) -> FakeEngine:
-    """An engine that gives the labels these probabilities."""
+    """An engine that gives the labels these probabilities, and 1 to all other texts."""
     by_label = dict(zip(labels, shares, strict=True))
-    return FakeEngine(likelihood=lambda prompt, label: math.log(by_label[label.strip()]), **options)
+    return FakeEngine(likelihood=lambda prompt, text: math.log(by_label.get(text.strip(), 1.0)), **options)
 
 
 def judge_at(folder: Path, text: str = JUDGE, name: str = "judge.yaml", **options: Any) -> JudgeMetric:

@@ -465,7 +465,7 @@ def test_recorded_calls_make_the_choices_again(tmp_path: Path) -> None:
 def test_a_compile_for_calibration_chooses_among_labels(tmp_path: Path) -> None:
     """The program as it was writes what no format can read: it counts as sure and wrong."""
     found = compile_tickets(tmp_path, metric="calibration_error")
-    assert found.program.route.readout.kind == "choice"
+    assert found.program.route.readout.chooses
     [trials] = tmp_path.rglob("trials.jsonl")
     scores = [json.loads(line)["score"] for line in trials.read_text().splitlines()]
     assert scores[0] == 0 and max(scores) > 0.8

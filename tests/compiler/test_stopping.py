@@ -385,12 +385,12 @@ def test_limits_on_the_command_line_stand_beside_the_specs(
 ) -> None:
     path = spec_folder(tmp_path)
     monkeypatch.setattr("cuecard.compiler.from_spec.spec_target", lambda *_, **__: fake_target(WordLearner().engine()))
-    said = run_cli(capsys, "compile", path, "--model-calls", 90, "--tokens", 100000, "--runs", tmp_path / "runs")
+    said = run_cli(capsys, "compile", path, "--model-calls", 150, "--tokens", 100000, "--runs", tmp_path / "runs")
     assert said.code == 0
-    assert "budget 120 metric calls or 90 model calls or 100,000 tokens; seed 0" in said.err
+    assert "budget 120 metric calls or 150 model calls or 100,000 tokens; seed 0" in said.err
     state = json.loads((tmp_path / "runs" / "two_steps-1" / "run.json").read_text())
-    assert state["budget"] == {"metric_calls": 120, "model_calls": 90, "tokens": 100000, "seconds": None}
-    assert state["ledger"]["calls"] <= 90
+    assert state["budget"] == {"metric_calls": 120, "model_calls": 150, "tokens": 100000, "seconds": None}
+    assert state["ledger"]["calls"] <= 150
 
 
 def test_check_tells_a_score_that_no_metric_reaches(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -28,7 +28,7 @@ from cuecard.optimizers.selection import best_of_many
 from cuecard.optimizers.space import PredictorSpace, Space
 from cuecard.optimizers.stopping import StopRules
 from cuecard.programs.readout import Choice
-from cuecard.programs.state import PredictorState
+from cuecard.programs.state import PredictorState, ReadOut
 
 ROUTE = cuecard.signature("ticket -> queue: Literal['billing', 'technical']")
 BASELINE = Candidate({"p": PredictorState(instructions="the user's own")})
@@ -993,6 +993,14 @@ def test_what_a_program_costs_that_ran_elsewhere_is_told_by_the_baseline() -> No
     pacer = Pacer(run.evaluator, Budget(seconds=60.0), dev(16))
     pacer.paces[0] = dict.fromkeys(PACED, 1.0)
     assert pacer.affords(7, 2) and not pacer.affords(7, 5), "44 seconds are left, and 16 rows take 16"
+
+
+def test_model_calls_are_paced_by_the_prompts_of_each_label() -> None:
+    direct, channel = (Candidate({"p": PredictorState(readout=ReadOut(kind=kind))}) for kind in ("choice", "channel"))
+    pacer = Pacer(FakeEvaluator({"p": ROUTE}, graded(base=0.5)), Budget(model_calls=100), dev(16))
+    assert [pacer.weight(each)["model_calls"] for each in (direct, channel)] == [1.0, 2.0]
+    pacer.paces[0] = dict.fromkeys(PACED, 1.0)
+    assert pacer.first_costs(0.0, 0.0, direct, [direct, channel])["model_calls"] == 1.5
 
 
 def test_seconds_are_kept_back_for_the_winner_once_more() -> None:

@@ -16,7 +16,7 @@ from cuecard.models.lm import language_model
 from cuecard.programs.channel import demos_of
 from cuecard.programs.formats.registry import BUILT_IN
 from cuecard.programs.predictor import Predictor
-from cuecard.programs.readout import recorded_choices
+from cuecard.programs.readout import first_calls, recorded_choices
 from cuecard.programs.state import Calibration, PredictorState, ReadOut
 
 QUEUE = "ticket -> queue: Literal['billing', 'technical', 'account']"
@@ -108,6 +108,15 @@ def test_prompts_are_those_of_each_label_in_order() -> None:
     prompts = predictor.prompts(lm, ticket="Cold")
     assert [prompt.demos for prompt in prompts] == [2, 1, 0]
     assert predictor.prompt(lm, ticket="Cold") == prompts[0]
+
+
+def test_the_first_calls_are_as_many_as_the_first_prompts() -> None:
+    kinds: tuple[Any, ...] = ("text", "constrained", "choice", "channel")
+    for text, expected in ((QUEUE, (1, 1, 1, 3)), ("ticket -> note", (1, 1, 1, 1))):
+        states = [PredictorState(readout=ReadOut(kind=kind)) for kind in kinds]
+        assert tuple(first_calls(cuecard.signature(text), state) for state in states) == expected
+    lm = language_model(FakeEngine())
+    assert len(part().prompts(lm, ticket="Cold")) == first_calls(part().signature, part().state) == 3
 
 
 class Queue(enum.Enum):
