@@ -17,7 +17,7 @@ READOUTS = {
     "text": "free text",
     "constrained": "constrained text",
     "choice": "choice by likelihood",
-    "channel": "choice by channel likelihood",
+    "channel": "choice by the likelihood of the inputs (channel)",
     "span": "copied from the input",
     "head": "a linear head on the hidden state (not a prompt)",
 }

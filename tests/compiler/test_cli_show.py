@@ -90,6 +90,37 @@ predictors:
 """
 
 
+CHANNEL = """\
+name: mine
+model: {model}
+predictors:
+  ask:
+    signature: "question -> answer: Literal['yes', 'no']"
+    instructions: Answer.
+    format: completion
+    readout: {{kind: channel}}
+    demos: [{{question: "1 = 1?", answer: "no"}}, {{question: "2 = 2?", answer: "no"}}]
+"""
+
+
+def test_where_each_label_has_a_prompt_the_first_with_demos_is_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], tiny_model: Path
+) -> None:
+    path = tmp_path / "mine.compiled.yaml"
+    path.write_text(CHANNEL.format(model=json.dumps(str(tiny_model))), encoding="utf-8")
+    said = cuecard(capsys, "show", path, "--question", "1 = 2?")
+    assert (said.code, said.err) == (0, "")
+    lines = said.out.splitlines()
+    assert lines[2].startswith("ask: ") and " demos " in lines[2]
+    assert lines[3:7] == [
+        "  format    completion",
+        "  demos     2",
+        "  read-out  choice by the likelihood of the inputs (channel)",
+        "  prompts   one for each label, with its demos: yes (0), no (2); this is that of no",
+    ]
+    assert said.out.endswith("Question: 2 = 2?\nAnswer: no\n\nQuestion: 1 = 2?\n\n")
+
+
 def test_a_compiled_python_program_shows_what_its_file_holds(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], tiny_model: Path
 ) -> None:
