@@ -29,7 +29,7 @@ from .base import Candidate, Evaluator, Outcome
 from .copied import DIGITS, MARGIN, last_copy, with_weights
 from .recalibrate import Known, Recalibrated, folds_of
 
-REWARDS = (0.0, 0.1, 0.2, 0.35, 0.5, 0.7, 1.0)
+REWARDS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.35, 0.5, 0.7, 1.0)
 CONTRASTS = (0.0, 0.15, 0.3, 0.5, 0.7, 0.9)
 SURE = 1e-9  # a gain in goodness that is no rounding
 

@@ -59,7 +59,7 @@ class SpanWeights(Strict):
     left open, 0 for none; absent: nats for leaving out a field that may be null.
     """
 
-    reward: float = Field(0.35, allow_inf_nan=False)
+    reward: float = Field(0.15, allow_inf_nan=False)
     contrast: float = Field(0.3, ge=0.0, allow_inf_nan=False)
     absent: float = Field(0.0, allow_inf_nan=False)
 
