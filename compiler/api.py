@@ -44,6 +44,7 @@ from .pipeline import run_task
 from .run_folder import RUNS, RunFolder, fingerprint, open_run
 from .stopping import WISHES
 from .task import Reporter, Task
+from .undeclared import undeclared_labels
 
 logger = logging.getLogger("cuecard")
 
@@ -223,6 +224,9 @@ def compile_task(
 ) -> Compiled:
     """Compile a task in its run folder, a new one or the unfinished one of the same fingerprint."""
     check_task(task)
+    signatures = {name: part.signature for name, part in predictors_of(task.program).items()}
+    for line in undeclared_labels(signatures, task.columns, task.train, task.dev):
+        logger.warning(line)
     identity = _identity_of(task, metric_source)
     of = {} if task.study is None else _study_of(identity)
     if task.study is not None:

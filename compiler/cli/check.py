@@ -109,6 +109,7 @@ def _predictors(spec: Spec) -> Iterator[tuple[str, str]]:
 
 def _data(spec: Spec, program: Graph) -> str:
     from ..from_spec import spec_examples
+    from ..undeclared import undeclared_labels
 
     if spec.data is None:
         return "none (a compile needs some)"
@@ -116,6 +117,9 @@ def _data(spec: Spec, program: Graph) -> str:
     unused = {(rows.path, name): None for rows in found.values() for name in rows.unused}
     for path, name in unused:
         warn(f"{path}: nothing uses the column {name!r}")
+    signatures = {name: part.signature for name, part in program.named_predictors()}
+    for line in undeclared_labels(signatures, program.columns, found["train"], found["dev"]):
+        warn(line)
     return ", ".join(f"{len(rows)} {name}" for name, rows in found.items())
 
 
