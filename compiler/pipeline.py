@@ -117,7 +117,6 @@ def _run(
     )
     zero = search.baseline(baseline)
     reporter.phase("demos", task.budget.share(evaluator, count))
-    told: dict[str, Any] = {}
     if is_foreign(task.optimizer):
         reporter.phase("search", task.budget.share(evaluator, count))
         keep_back(task, search, engine)
@@ -125,22 +124,13 @@ def _run(
             result, told = _elsewhere(task, folder, search, zero, lm, decisions)
     else:
         proposer = _proposer(task, folder, clock)
-        search.space, dropped = make_space(
-            task, evaluator, engine, lm if proposer is None else language_model(proposer)
-        )
-        if task.search.instructions.asked:
-            told["proposals"] = {"dropped": dropped, **({"ledger": asdict(proposer.ledger)} if proposer else {})}
+        search.space, told = _space(task, evaluator, engine, lm, proposer)
         reporter.phase("search", task.budget.share(evaluator, count))
         keep_back(task, search, engine)
-        context = StrategyContext(
-            baseline, evaluator, task.train, lm, trials, task.budget, task.options, task.description
-        )
+        about = (task.train, lm, trials, task.budget, task.options, task.description)
         with decisions.listening():
-            result, lost, shared = _searched(task, folder, search, zero, context)
-        if shared:
-            state["study"] = {**state["study"], **shared}
-        if lost:
-            told["strategy"] = {"dropped": lost}
+            result, more = _searched(task, folder, search, zero, StrategyContext(baseline, evaluator, *about), state)
+        told |= more
     tried = _affordable(task, search, result, engine, decisions.known)
     told |= {name: asdict(way) if way and way.rows else bool(way) for name, way in tried.items()}
     stopped_by = decisions.ended(result.trials, result.stopped_by, told)
@@ -149,6 +139,16 @@ def _run(
     result = _challenged(task, search, result, engine, tried)
     reporter.phase("test", 1.0)
     return _finish(task, folder, evaluator, engine, clock, result, state)
+
+
+def _space(
+    task: Task, evaluator: ProgramEvaluator, engine: JournaledEngine, lm: dspy.LM, proposer: JournaledEngine | None
+) -> tuple[Space, dict[str, Any]]:
+    """The search's space; and what `run.json` tells of the instructions that a model was asked for, if one was."""
+    space, dropped = make_space(task, evaluator, engine, lm if proposer is None else language_model(proposer))
+    if not task.search.instructions.asked:
+        return space, {}
+    return space, {"proposals": {"dropped": dropped, **({"ledger": asdict(proposer.ledger)} if proposer else {})}}
 
 
 def _room(task: Task, search: Search) -> float:
@@ -216,11 +216,11 @@ def _proposer(task: Task, folder: RunFolder, clock: Clock) -> JournaledEngine | 
 
 
 def _searched(
-    task: Task, folder: RunFolder, search: Search, zero: Trial, context: StrategyContext
-) -> tuple[SearchResult, dict[str, int], dict[str, int]]:
-    """The search, with Optuna's study in the run's folder; what the model wrote for it that was of no use: reason ->
-    how many; and what it had of a study that is shared with other processes. Raises `RunError` when the study can't be
-    written.
+    task: Task, folder: RunFolder, search: Search, zero: Trial, context: StrategyContext, state: dict[str, Any]
+) -> tuple[SearchResult, dict[str, Any]]:
+    """The search, with Optuna's study in the run's folder; and what `run.json` tells of what the model wrote for it
+    that was of no use: reason -> how many. What it had of a study that is shared with other processes is added to
+    `state`. Raises `RunError` when the study can't be written.
     """
     from optuna.exceptions import StorageInternalError
     from sqlalchemy.exc import SQLAlchemyError
@@ -236,8 +236,11 @@ def _searched(
         raise RunError(
             f"can't write the study: {reason}", path=folder.study, hint="Make room and start again."
         ) from error
-    told = {} if shared is None else {"process": shared.place, "others": result.others, "left_out": shared.left_out}
-    return result, dict(sorted(getattr(strategy, "dropped", {}).items())), told
+    if shared is not None:
+        about = {"process": shared.place, "others": result.others, "left_out": shared.left_out}
+        state["study"] = {**state["study"], **about}
+    dropped = dict(sorted(getattr(strategy, "dropped", {}).items()))
+    return result, {"strategy": {"dropped": dropped}} if dropped else {}
 
 
 def _shared(task: Task, folder: RunFolder, search: Search) -> contextlib.AbstractContextManager[SharedStudy | None]:
