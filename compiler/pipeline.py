@@ -32,7 +32,7 @@ from ..optimizers.search import Search, SearchResult
 from ..optimizers.shared import SharedStudy
 from ..optimizers.space import Space
 from ..programs.heads import check_target
-from ..programs.state import FormatChoice
+from ..programs.state import CHOOSING, FormatChoice
 from ..seeds import derive_seed
 from .baseline import write_baseline
 from .dev_scores import dev_scores
@@ -165,9 +165,8 @@ def _ways_after(
     written = candidate_of(task.program)
     found: set[str] = {state.readout.kind for state in (candidate or written).states.values()}
     found |= {readout.partition("+")[0] for part in search.space.predictors for readout in part.readouts}
-    chooses = bool(found & {"choice", "channel", "span"}) and not is_foreign(
-        task.optimizer
-    )  # whose result stays what it made
+    # The result of an optimizer of DSPy's stays what it made.
+    chooses = bool(found & {*CHOOSING, "span"}) and not is_foreign(task.optimizer)
     about: dict[str, Any] = {"written": written, "chooses": chooses, "seed": task.seed}
     return ways_after(search.evaluator, task.search, task.train, task.dev, formats, candidate, **about)
 

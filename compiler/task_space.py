@@ -80,7 +80,7 @@ def make_space(
                 nearest_counts(task.search.nearest, signature, pool, engine),
                 by_channel,
                 listed,
-                start_per_label(listed, signature, pool, engine) if listed else 0,
+                start_per_label(listed, len(by_channel[0]), pool, engine) if listed else 0,
             )
         )
     return JointSpace(tuple(parts)), dict(sorted(dropped.items()))
@@ -164,11 +164,10 @@ def per_label(
     return tuple(counts) or (1,)
 
 
-def start_per_label(
-    counts: Sequence[int], signature: type[dspy.Signature], pool: Sequence[Demo], engine: JournaledEngine
-) -> int:
-    """How many demos of each label the first points show: as many as make about `START_TOKENS` tokens in all."""
-    labels = len(label_sets(pool, signature, 1, seed=0, name="")[0])
+def start_per_label(counts: Sequence[int], labels: int, pool: Sequence[Demo], engine: JournaledEngine) -> int:
+    """How many demos of each of so many labels the first points show: as many as make about `START_TOKENS` tokens in
+    all.
+    """
     mean = mean_tokens(pool, engine)
     return max((count for count in counts if count * labels * mean <= START_TOKENS), default=counts[0])
 

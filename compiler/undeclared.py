@@ -42,7 +42,8 @@ def undeclared_labels(
             if column is not None and column not in found and types[field] is str and is_text(types[field]):
                 values, others = list(_values(column, train)), list(_values(column, dev))
                 labels = sorted({*values, *others})
-                if _few(labels, len(values)) and sum(each not in values for each in others) <= NEW * len(others):
+                new = len(others) - sum(map(set(values).__contains__, others))
+                if _few(labels, len(values)) and new <= NEW * len(others):
                     found[column] = _line(name, field, labels, len(values) + len(others))
     return list(found.values())
 

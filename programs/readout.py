@@ -41,10 +41,10 @@ from .formats.fields import kind as type_in
 from .heads import check_head, loaded
 from .prompt import Prompt, render
 from .spans import Copy, around, is_text, left_open, record, runs, sources_of, turn_end
-from .state import PredictorState, ReadOut, SpanChoice
+from .state import CHOOSING, PredictorState, ReadOut, SpanChoice
 from .votes import elected, voters
 
-BY_FIELD = ("choice", "channel", "span", "head")  # the read-outs that take one field after the other, in any format
+BY_FIELD = (*CHOOSING, "span", "head")  # the read-outs that take one field after the other, in any format
 
 
 @dataclass(frozen=True)

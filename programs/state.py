@@ -26,6 +26,7 @@ FormatChoice = str | dict[str, Any]
 """A format by name, or `{name: ..., option: value}`."""
 
 ReadOutKind = Literal["text", "constrained", "choice", "channel", "span", "head"]
+CHOOSING = ("choice", "channel")  # the read-outs under which fields with choices take the likeliest, in some way
 CalibrationMethod = Literal["contextual", "batch", "bias"]
 
 
@@ -129,7 +130,7 @@ class ReadOut(Strict):
     @property
     def chooses(self) -> bool:
         """Whether fields with choices take the one that is the most likely, in one way or another."""
-        return self.kind in ("choice", "channel")
+        return self.kind in CHOOSING
 
     @model_serializer(mode="wrap")
     def _short(self, handler: SerializerFunctionWrapHandler) -> Any:

@@ -18,7 +18,7 @@ from ..seeds import derive_seed
 from ..signatures import choices, field_types
 from ..signatures.types import shape
 from .spans import is_text
-from .state import PredictorState
+from .state import CHOOSING, PredictorState
 
 TEMPERATURE = 0.5  # of the further answers, where the call's own is lower
 REASONING = "reasoning"
@@ -95,7 +95,7 @@ def generates(signature: type[dspy.Signature], kind: str, heads: Collection[str]
     types = field_types(signature)
 
     def taken(name: str) -> bool:
-        if kind in ("choice", "channel"):
+        if kind in CHOOSING:
             return bool(choices(types[name]))
         return is_text(types[name]) if kind == "span" else kind == "head" and name in heads
 
