@@ -304,8 +304,9 @@ class KeyValues:
 
     def _of(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         if layer not in self.layers:
-            self.layers[layer] = (
+            made = (
                 key.new_empty(key.shape[0], self.capacity, key.shape[2]),
                 value.new_empty(value.shape[0], self.capacity, value.shape[2]),
             )
+            return self.layers.setdefault(layer, made)  # another thread may have been here in between
         return self.layers[layer]

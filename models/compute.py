@@ -1,21 +1,26 @@
-"""The one thread in which torch computes.
+"""The one thread in which torch computes, and those that it shares a large computation out to.
 
 OpenMP keeps a pool of workers for every thread that calls it. With more than one pool there are more workers than
 cores, and libgomp then stops letting them spin, which halves the speed of decoding on a CPU; and the allocator keeps an
 arena for each. So models are loaded, tried and run in this thread, whoever asks.
+
+Two cores that work on every operation together meet after each, and what goes through memory between two products is
+no faster for it. Two halves of a large batch, each on a core of its own, meet once. That is `side_by_side`; its threads
+have one core each, so OpenMP has no workers for them.
 """
 
 from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import ParamSpec, TypeVar
 
 from .allocator import keep_memory
 
 NAME = "cuecard-compute"
+MOST_WAYS = 8
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -42,3 +47,38 @@ def in_compute(function: Callable[P, T]) -> Callable[P, T]:
         return compute(function, *args, **kwargs)
 
     return run
+
+
+def ways(device: str) -> int:
+    """How many computations go side by side on this kind of device: one for each thread that torch may use of a CPU."""
+    import torch
+
+    return min(torch.get_num_threads(), MOST_WAYS) if device == "cpu" else 1
+
+
+@functools.cache
+def _side_executor() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(max_workers=MOST_WAYS, thread_name_prefix=f"{NAME}-side")
+
+
+def side_by_side(jobs: Sequence[Callable[[], T]]) -> list[T]:
+    """The results of the jobs, each computed with its share of torch's threads, without gradients; a single one with
+    all of them, where it is called. When all have ended, what the first of those that failed has raised is raised.
+    """
+    import torch
+
+    if len(jobs) == 1:
+        return [jobs[0]()]
+    threads = torch.get_num_threads()
+
+    def run(job: Callable[[], T]) -> T:
+        torch.set_num_threads(max(1, threads // len(jobs)))
+        with torch.inference_mode():
+            return job()
+
+    try:
+        running = [_side_executor().submit(run, job) for job in jobs]
+        wait(running)
+    finally:
+        torch.set_num_threads(threads)  # some libraries have one number for all threads
+    return [one.result() for one in running]

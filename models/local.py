@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -20,21 +21,21 @@ from .architecture import context_window, prepare
 from .attention import KeyValues, Plan
 from .batch_limits import halved
 from .choosing import choose, forced
-from .compute import in_compute
+from .compute import in_compute, side_by_side, ways
 from .constraints import Constraints
 from .decode import DecodePlan, Question, TreeRow, split
 from .engine import Failure, GenerateRequest, Generation, Ledger, ScoreRequest, Scores, SpanRequest, Spans, Tokenizer
 from .engine_base import Capacity, HeldEngine
 from .hidden import FeatureRequest, Features, decoder_layers, hidden_states
 from .limits import Limits, fitting, groups, limits_for, waiting_groups
-from .prefill import chunks
+from .prefill import ChunkPlan, waves
 from .prefixes import BLOCK, BlockPlan, PrefixCache, fill, shared_blocks
 from .rows import take_forced
 from .sampling import Sampler, log_normaliser
 from .spans import first_tokens, refusal, search
 from .tree import IntArray, TokenTree, build, common_prefix
 
-ENGINE_VERSION = "9"
+ENGINE_VERSION = "10"
 CHUNK = 2048
 LOGIT_ROWS = 64
 
@@ -183,20 +184,29 @@ class LocalEngine(HeldEngine):
         store = KeyValues(len(tree))
 
         def compute(tokens: IntArray, positions: IntArray, plan: BlockPlan) -> None:
+            self._ledger.forward_passes += 1
             self._forward(tokens, positions, plan, np.zeros(1, dtype=np.int64))
 
         self._ledger.reused_tokens += fill(self._prefixes, tree, prompts, leaves, counts, store, compute)
         return store
 
     def _prefill(self, tree: TokenTree, store: KeyValues, wanted: IntArray) -> Iterator[tuple[IntArray, Tensor]]:
-        """Compute `tree` into `store`: (flat indices, logits [n, V]) per chunk for the sorted flat indices `wanted`."""
+        """Compute `tree` into `store`: (flat indices, logits [n, V]) per chunk for the sorted flat indices `wanted`.
+
+        The chunks come in any order, a chunk's indices are ascending.
+        """
         device, dtype = self._model.device, self._model.dtype
-        for plan in chunks(tree, store, CHUNK, device, dtype):
+
+        def through(plan: ChunkPlan) -> tuple[IntArray, Tensor]:
             inside = wanted[np.isin(wanted, plan.places, assume_unique=True)]
             rows = np.searchsorted(plan.places, inside) if len(inside) else np.zeros(1, dtype=np.int64)
-            logits = self._forward(tree.tokens[plan.places], tree.positions[plan.places], plan, rows)
-            if len(inside):
-                yield inside, logits
+            return inside, self._forward(tree.tokens[plan.places], tree.positions[plan.places], plan, rows)
+
+        for wave in waves(tree, store, CHUNK, device, dtype, ways(device.type)):
+            self._ledger.forward_passes += len(wave)
+            for inside, logits in side_by_side([partial(through, plan) for plan in wave]):
+                if len(inside):
+                    yield inside, logits
 
     def _ends_of(self, prompts: Sequence[tuple[int, ...]]) -> tuple[TokenTree, KeyValues, list[int], Tensor]:
         """The prompts computed: their tree and its store, and for each prompt the row of the logits [n, V] that stands
@@ -210,8 +220,11 @@ class LocalEngine(HeldEngine):
         self._ledger.cached_tokens += asked - len(tree)
         last = np.asarray([tree.segments[leaf].end - 1 for leaf in tree.leaves])
         wanted = np.unique(last)
-        logits = torch.cat([part for _, part in self._prefill(tree, store, wanted)])
-        return tree, store, np.searchsorted(wanted, last).tolist(), logits
+        parts = list(self._prefill(tree, store, wanted))
+        places = np.concatenate([inside for inside, _ in parts])
+        row_of = np.empty(len(tree), dtype=np.int64)
+        row_of[places] = np.arange(len(places))
+        return tree, store, row_of[last].tolist(), torch.cat([logits for _, logits in parts])
 
     def _forward(
         self,
@@ -228,7 +241,6 @@ class LocalEngine(HeldEngine):
             logits_to_keep=torch.from_numpy(keep).to(device),
             cuecard_plan=plan,
         )
-        self._ledger.forward_passes += 1
         return output.logits[0]  # type: ignore[no-any-return]
 
     def _score_group(self, requests: list[ScoreRequest]) -> list[Scores]:
@@ -257,7 +269,7 @@ class LocalEngine(HeldEngine):
         flat_places, flat_targets = np.concatenate(places), np.concatenate(targets)
         found = np.zeros(len(flat_places), dtype=np.float64)
         for indices, logits in self._prefill(tree, store, np.unique(flat_places)):
-            mine = np.flatnonzero((flat_places >= indices[0]) & (flat_places <= indices[-1]))
+            mine = np.flatnonzero(np.isin(flat_places, indices))
             rows = np.searchsorted(indices, flat_places[mine])
             normaliser = torch.cat([log_normaliser(part) for part in torch.split(logits, LOGIT_ROWS)]).cpu()
             where = torch.from_numpy(rows).to(logits.device), torch.from_numpy(flat_targets[mine]).to(logits.device)
@@ -373,6 +385,7 @@ class LocalEngine(HeldEngine):
         first = [row.length + (len(row.tokens) - 1 if row.done else row.read) for row in live]
         positions = np.concatenate([np.arange(at, at + n) for at, n in zip(first, counts, strict=True)])
         tokens = np.asarray([token for run in runs for token in run], dtype=np.int64)
+        self._ledger.forward_passes += 1
         logits = self._forward(tokens, positions, plan, np.arange(len(tokens)))
         plan.end([place for place, row in enumerate(live) if row.done])
         questions, place = [], 0

@@ -3,13 +3,16 @@
 A subtree of at most `BLOCK` tokens is one block: its attention is a small padded product under the mask that the tree
 gives. Segments above the blocks are the trunk: a trunk segment attends causally to itself, and everything below it
 attends to it as one dense product. Chunks are cut between blocks and trunk segments in depth-first order, so
-ancestors are always there.
+ancestors are always there. Where several can be computed side by side, what has descendants comes first, and the rest,
+of which no token needs another chunk's, is cut into chunks of one size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,6 +23,7 @@ from .tree import IntArray, Segment, TokenTree
 
 BLOCK = 128
 BUCKETS = (8, 16, 24, 32, 48, 64, 96, BLOCK)
+LEAST = 512  # tokens that a chunk has if others are computed beside it: with fewer, all cores at one chunk are as fast
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,19 @@ def split(tree: TokenTree) -> tuple[list[int], list[tuple[int, int]]]:
     return trunk, blocks
 
 
+class _Unit(NamedTuple):
+    """What is not cut: a trunk segment or a block, as a flat range. inner: whether others attend to it."""
+
+    start: int
+    end: int
+    trunk: bool
+    inner: bool
+
+    @property
+    def size(self) -> int:
+        return self.end - self.start
+
+
 def chunks(
     tree: TokenTree, store: KeyValues, size: int, device: torch.device, dtype: torch.dtype
 ) -> Iterator[ChunkPlan]:
@@ -102,28 +119,76 @@ def chunks(
     What is known is left out, and what comes before and after it may stand in one chunk: a batch of many requests, of
     each of which the prompt is known, is as few forward passes as any other.
     """
+    for (plan,) in waves(tree, store, size, device, dtype, 1):
+        yield plan
+
+
+def waves(
+    tree: TokenTree, store: KeyValues, size: int, device: torch.device, dtype: torch.dtype, ways: int
+) -> Iterator[list[ChunkPlan]]:
+    """`chunks`, as lists of up to `ways` that can be computed side by side once the lists before them are there."""
+    trunk, units = _units(tree)
+
+    def plan(part: Sequence[_Unit]) -> ChunkPlan:
+        return _plan(tree, trunk, part, store, device, dtype)
+
+    ends = [unit for unit in units if not unit.inner]
+    tokens = sum(unit.size for unit in ends)
+    ways = min(ways, tokens // LEAST)
+    if ways < 2:
+        yield from ([plan(part)] for part in _cut(units, size))
+        return
+    yield from ([plan(part)] for part in _cut([unit for unit in units if unit.inner], size))
+    parts = _evenly(ends, ways * math.ceil(tokens / (ways * size)))
+    for first in range(0, len(parts), ways):
+        yield [plan(part) for part in parts[first : first + ways]]
+
+
+def _units(tree: TokenTree) -> tuple[list[int], list[_Unit]]:
+    """The trunk, and what of the tree is to be computed, in flat order."""
     trunk, blocks = split(tree)
-    units = sorted(
-        [(tree.segments[i].start, tree.segments[i].end, True) for i in trunk if not tree.segments[i].known]
-        + [(*b, False) for b in blocks]
-    )
+    segments = [segment for i in trunk if not (segment := tree.segments[i]).known]
+    units = [_Unit(segment.start, segment.end, True, segment.end < segment.stop) for segment in segments]
+    return trunk, sorted(units + [_Unit(*block, False, False) for block in blocks])
+
+
+def _cut(units: Sequence[_Unit], size: int) -> Iterator[Sequence[_Unit]]:
+    """The units in parts of at most `size` tokens, or of one unit."""
     first = 0
     while first < len(units):
         last, count = first, 0
-        while last < len(units) and (last == first or count + units[last][1] - units[last][0] <= size):
-            count += units[last][1] - units[last][0]
+        while last < len(units) and (last == first or count + units[last].size <= size):
+            count += units[last].size
             last += 1
-        places = np.concatenate([np.arange(low, high) for low, high, _ in units[first:last]])
-        rows = [int(row) for row in np.searchsorted(places, [low for low, _, _ in units[first:last]])]
-        own, members = [], []
-        for (low, high, is_trunk), row in zip(units[first:last], rows, strict=True):
-            if is_trunk:
-                own.append((row, row + high - low))
-            else:
-                members.append((low, high, row))
-        above = [a for i in trunk if (a := _rows_below(tree.segments[i], places)) is not None]
-        yield ChunkPlan(places, own, above, _buckets(tree, members, device, dtype), store)
+        yield units[first:last]
         first = last
+
+
+def _evenly(units: Sequence[_Unit], count: int) -> list[list[_Unit]]:
+    """The units in at most `count` parts of about as many tokens each."""
+    parts: list[list[_Unit]] = [[] for _ in range(count)]
+    share, before = sum(unit.size for unit in units) / count, 0
+    for unit in units:
+        parts[int((before + unit.size / 2) / share)].append(unit)
+        before += unit.size
+    return [part for part in parts if part]
+
+
+def _plan(
+    tree: TokenTree,
+    trunk: Sequence[int],
+    units: Sequence[_Unit],
+    store: KeyValues,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> ChunkPlan:
+    """The plan of the chunk that consists of `units`, in flat order."""
+    places = np.concatenate([np.arange(unit.start, unit.end) for unit in units])
+    rows = np.searchsorted(places, [unit.start for unit in units]).tolist()
+    own = [(row, row + unit.size) for unit, row in zip(units, rows, strict=True) if unit.trunk]
+    members = [(unit.start, unit.end, row) for unit, row in zip(units, rows, strict=True) if not unit.trunk]
+    above = [a for i in trunk if (a := _rows_below(tree.segments[i], places)) is not None]
+    return ChunkPlan(places, own, above, _buckets(tree, members, device, dtype), store)
 
 
 def _rows_below(segment: Segment, places: IntArray) -> tuple[int, int, int, int] | None:

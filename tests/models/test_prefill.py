@@ -18,7 +18,7 @@ from cuecard.models import prefill as prefill_module
 from cuecard.models.attention import KeyValues, Merge, Part, grouped, partial, repeat_heads
 from cuecard.models.engine import ScoreRequest
 from cuecard.models.local import LocalEngine
-from cuecard.models.prefill import BLOCK, BUCKETS, ChunkPlan, chunks, split
+from cuecard.models.prefill import BLOCK, BUCKETS, ChunkPlan, chunks, split, waves
 from cuecard.models.tree import TokenTree, build
 
 from .helpers import engine_over, family, plain_logprobs, random_model, random_tokens
@@ -98,6 +98,45 @@ def test_a_chunk_is_no_longer_than_asked(small_blocks: None, given: Sequence[tup
         assert len(one.places) + len(two.places) > min(size, 8), (
             "two chunks that fit into one block would have been one"
         )
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(sequences, st.sampled_from([5, 16, 64]), st.integers(1, 4), st.lists(st.integers(0, 12), max_size=14))
+def test_chunks_side_by_side_need_nothing_of_one_another(
+    small_blocks: None, given: Sequence[tuple[int, ...]], size: int, ways: int, depths: list[int]
+) -> None:
+    known = [min(depth, len(tokens)) for depth, tokens in zip([*depths, *[0] * len(given)], given, strict=False)]
+    tree = build(given, 12, known)
+    there = {index for segment in tree.segments if segment.known for index in range(segment.start, segment.end)}
+    computed: list[int] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prefill_module, "LEAST", 4)
+        found = list(waves(tree, KeyValues(len(tree)), size, CPU, torch.float32, ways))
+    for wave in found:
+        assert 1 <= len(wave) <= ways
+        before = there | set(computed)
+        for plan in wave:
+            own = set(plan.places.tolist())
+            assert plan.places.tolist() == sorted(own)
+            for row, place in enumerate(plan.places.tolist()):
+                seen = attended(plan, row)
+                assert sorted(seen) == sorted([place, *ancestors(tree, place)])
+                assert set(seen) <= before | own
+            computed += plan.places.tolist()
+    assert len(computed) == len(set(computed)) and set(range(len(tree))) - there <= set(computed)
+
+
+def test_chunks_side_by_side_are_of_one_size() -> None:
+    """Sixty texts of 20 tokens below a common start: the start alone, and then halves."""
+    source = random.Random(0)
+    start = random_tokens(source, 100)
+    tree = build([(*start, i + 100, *random_tokens(source, 19)) for i in range(60)])
+    found = list(waves(tree, KeyValues(len(tree)), 2048, CPU, torch.float32, 2))
+    assert [[len(plan.places) for plan in wave] for wave in found] == [[100], [600, 600]]
+    found = list(waves(tree, KeyValues(len(tree)), 400, CPU, torch.float32, 2))
+    assert [[len(plan.places) for plan in wave] for wave in found] == [[100], [300, 300], [300, 300]]
+    found = list(waves(tree, KeyValues(len(tree)), 2048, CPU, torch.float32, 3))
+    assert len(found[1]) == 2, "a third would be too small to be worth a core"
 
 
 def test_blocks_and_trunk_share_out_the_tree() -> None:
@@ -252,6 +291,18 @@ def cut(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iter
 def test_chunks_and_blocks_change_nothing(kind: str, cut: tuple[int, int]) -> None:
     prompts = family([0, 1, 60, 60, 61, 126, 127, 128, 129, 129, 200, 255, 256, 257], seed=sum(cut))
     check(engine_over(random_model(kind)), random_model(kind), requests_of(prompts))
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "mixtral", "gemma3"])
+def test_chunks_side_by_side_change_nothing(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prefill_module, "LEAST", 16)
+    monkeypatch.setattr(prefill_module, "BLOCK", 16)
+    monkeypatch.setattr(local_module, "CHUNK", 150)
+    monkeypatch.setattr(local_module, "ways", lambda device: 3)
+    prompts = family([0, 1, 60, 60, 61, 126, 127, 128, 129, 129, 200, 255, 256, 257])
+    engine, requests = engine_over(random_model(kind)), requests_of(prompts)
+    check(engine, random_model(kind), requests)
+    assert engine.score(requests) == engine.score(requests)
 
 
 @pytest.mark.parametrize("size", [1, 7, 16])
