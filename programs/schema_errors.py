@@ -121,10 +121,15 @@ def _tell(model: type[BaseModel], faults: list[_Fault], problems: KeyProblems) -
         if fault.kind == "missing":
             problems.at(fault.keys, f"the key {fault.details['loc'][-1]!r} is missing")
         elif fault.kind == "extra_forbidden":
-            valid = _valid_keys(model, fault.keys[:-1])
-            near = nearest(str(fault.keys[-1]), valid)
+            *above, name = fault.keys
+            valid, home = _valid_keys(model, tuple(above)), _home(model, tuple(above), str(name))
+            near = None if home else nearest(str(name), valid)
             problems.at(
-                fault.keys, "unknown key", nearest=near, expected=None if near else f"one of {', '.join(valid)}"
+                fault.keys,
+                "unknown key",
+                nearest=near,
+                expected=None if near or home else f"one of {', '.join(valid)}",
+                hint=f"Write it under `{home}:`." if home else None,
             )
         elif fault.keys not in told:
             told.add(fault.keys)
@@ -151,16 +156,33 @@ def _expected(fault: _Fault) -> str:
 
 def _valid_keys(model: type[BaseModel], keys: Keys) -> list[str]:
     """The keys that a mapping at this place may have."""
+    return sorted({name for place in _places(model.model_json_schema(by_alias=True), keys) for name in _inner(place)})
+
+
+def _home(model: type[BaseModel], keys: Keys, name: str) -> str | None:
+    """The mapping right below this place in which `name` is a key, where there is just one."""
     schema = model.model_json_schema(by_alias=True)
+    below = {key: child for place in _places(schema, keys) for key, child in _inner(place).items()}
+    homes = [key for key, child in below.items() if any(name in _inner(branch) for branch in _branches(child, schema))]
+    return homes[0] if len(homes) == 1 else None
+
+
+def _places(schema: dict[str, Any], keys: Keys) -> list[dict[str, Any]]:
+    """What a schema says of the values at a key path, branch by branch."""
     places = _branches(schema, schema)
     for key in keys:
         inner: list[dict[str, Any]] = []
         for place in places:
-            child = place.get("items") if isinstance(key, int) else place.get("properties", {}).get(key)
+            child = place.get("items") if isinstance(key, int) else _inner(place).get(str(key))
             child = child or place.get("additionalProperties")
             inner += _branches(child, schema) if isinstance(child, dict) else []
         places = inner
-    return sorted({name for place in places for name in place.get("properties", {})})
+    return places
+
+
+def _inner(place: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = place.get("properties", {})
+    return found
 
 
 def _branches(node: dict[str, Any], schema: dict[str, Any]) -> list[dict[str, Any]]:

@@ -200,6 +200,8 @@ BAD = {
         "spec.yaml:10: instructions: this key belongs inside a node\n  Move it to nodes.NAME.instructions."
     ),
     # its keys and values
+    ONE + "budget: {seconds: 60}\n": "spec.yaml:2: budget: unknown key\n  Write it under `optimize:`.",
+    ONE + "optimize: {demos: 4}\n": "spec.yaml:2: optimize.demos: unknown key\n  Write it under `search:`.",
     ONE + "optimise: {seed: 1}\n": "spec.yaml:2: optimise: unknown key (did you mean 'optimize'?)",
     ONE + "optimize: {budget: {zzz: 1}}\n": (
         "spec.yaml:2: optimize.budget.zzz: unknown key; expected one of metric_calls, model_calls, seconds, tokens"
