@@ -20,7 +20,6 @@ from typing import ParamSpec, TypeVar
 from .allocator import keep_memory
 
 NAME = "cuecard-compute"
-MOST_WAYS = 8
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -49,35 +48,30 @@ def in_compute(function: Callable[P, T]) -> Callable[P, T]:
     return run
 
 
-def ways(device: str) -> int:
-    """How many computations go side by side on this kind of device: one for each thread that torch may use of a CPU."""
-    import torch
-
-    return min(torch.get_num_threads(), MOST_WAYS) if device == "cpu" else 1
-
-
 @functools.cache
-def _side_executor() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(max_workers=MOST_WAYS, thread_name_prefix=f"{NAME}-side")
+def _workers(count: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(max_workers=count, thread_name_prefix=f"{NAME}-side")
 
 
 def side_by_side(jobs: Sequence[Callable[[], T]]) -> list[T]:
-    """The results of the jobs, each computed with its share of torch's threads, without gradients; a single one with
-    all of them, where it is called. When all have ended, what the first of those that failed has raised is raised.
+    """The results of the jobs, each computed with its share of torch's threads, without gradients; a single one, or all
+    of them in turn where torch has one thread, where it is called. When all have ended, what the first of those that
+    failed has raised is raised.
     """
     import torch
 
-    if len(jobs) == 1:
-        return [jobs[0]()]
     threads = torch.get_num_threads()
+    if len(jobs) < 2 or threads == 1:
+        return [job() for job in jobs]
+    count = min(len(jobs), threads)
 
     def run(job: Callable[[], T]) -> T:
-        torch.set_num_threads(max(1, threads // len(jobs)))
+        torch.set_num_threads(threads // count)
         with torch.inference_mode():
             return job()
 
     try:
-        running = [_side_executor().submit(run, job) for job in jobs]
+        running = [_workers(count).submit(run, job) for job in jobs]
         wait(running)
     finally:
         torch.set_num_threads(threads)  # some libraries have one number for all threads

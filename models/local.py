@@ -21,7 +21,7 @@ from .architecture import context_window, prepare
 from .attention import KeyValues, Plan
 from .batch_limits import halved
 from .choosing import choose, forced
-from .compute import in_compute, side_by_side, ways
+from .compute import in_compute, side_by_side
 from .constraints import Constraints
 from .decode import DecodePlan, Question, TreeRow, split
 from .engine import Failure, GenerateRequest, Generation, Ledger, ScoreRequest, Scores, SpanRequest, Spans, Tokenizer
@@ -202,7 +202,7 @@ class LocalEngine(HeldEngine):
             rows = np.searchsorted(plan.places, inside) if len(inside) else np.zeros(1, dtype=np.int64)
             return inside, self._forward(tree.tokens[plan.places], tree.positions[plan.places], plan, rows)
 
-        for wave in waves(tree, store, CHUNK, device, dtype, ways(device.type)):
+        for wave in waves(tree, store, CHUNK, device, dtype):
             self._ledger.forward_passes += len(wave)
             for inside, logits in side_by_side([partial(through, plan) for plan in wave]):
                 if len(inside):

@@ -23,7 +23,9 @@ from .tree import IntArray, Segment, TokenTree
 
 BLOCK = 128
 BUCKETS = (8, 16, 24, 32, 48, 64, 96, BLOCK)
-LEAST = 512  # tokens that a chunk has if others are computed beside it: with fewer, all cores at one chunk are as fast
+# How many chunks are computed side by side, from how many tokens on: with fewer, all cores at one chunk are as fast.
+# Not as many as there are cores, since how a batch is cut decides its results' last bits.
+BESIDE = ((4, 4096), (2, 1024))
 
 
 @dataclass(frozen=True)
@@ -119,29 +121,29 @@ def chunks(
     What is known is left out, and what comes before and after it may stand in one chunk: a batch of many requests, of
     each of which the prompt is known, is as few forward passes as any other.
     """
-    for (plan,) in waves(tree, store, size, device, dtype, 1):
-        yield plan
+    trunk, units = _units(tree)
+    for part in _cut(units, size):
+        yield _plan(tree, trunk, part, store, device, dtype)
 
 
 def waves(
-    tree: TokenTree, store: KeyValues, size: int, device: torch.device, dtype: torch.dtype, ways: int
+    tree: TokenTree, store: KeyValues, size: int, device: torch.device, dtype: torch.dtype
 ) -> Iterator[list[ChunkPlan]]:
-    """`chunks`, as lists of up to `ways` that can be computed side by side once the lists before them are there."""
+    """The plans of a tree's chunks, as lists of those that can be computed side by side once the lists before them are
+    there. On a CPU, where that is faster; on other devices they are those of `chunks`, one by one.
+    """
     trunk, units = _units(tree)
-
-    def plan(part: Sequence[_Unit]) -> ChunkPlan:
-        return _plan(tree, trunk, part, store, device, dtype)
-
     ends = [unit for unit in units if not unit.inner]
     tokens = sum(unit.size for unit in ends)
-    ways = min(ways, tokens // LEAST)
-    if ways < 2:
-        yield from ([plan(part)] for part in _cut(units, size))
+    ways = next((ways for ways, least in BESIDE if tokens >= least), 1) if device.type == "cpu" else 1
+    if ways == 1:
+        yield from ([plan] for plan in chunks(tree, store, size, device, dtype))
         return
-    yield from ([plan(part)] for part in _cut([unit for unit in units if unit.inner], size))
+    for part in _cut([unit for unit in units if unit.inner], size):
+        yield [_plan(tree, trunk, part, store, device, dtype)]
     parts = _evenly(ends, ways * math.ceil(tokens / (ways * size)))
     for first in range(0, len(parts), ways):
-        yield [plan(part) for part in parts[first : first + ways]]
+        yield [_plan(tree, trunk, part, store, device, dtype) for part in parts[first : first + ways]]
 
 
 def _units(tree: TokenTree) -> tuple[list[int], list[_Unit]]:

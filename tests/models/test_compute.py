@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 
-from cuecard.models.compute import MOST_WAYS, NAME, compute, side_by_side, ways
+from cuecard.models.compute import NAME, compute, side_by_side
 
 
 @pytest.fixture
@@ -61,8 +61,25 @@ def test_what_fails_is_raised_when_all_have_ended(four_threads: None) -> None:
     assert torch.get_num_threads() == 4
 
 
-def test_ways_are_the_threads_that_torch_may_use(four_threads: None) -> None:
-    assert ways("cpu") == 4
-    assert ways("cuda") == ways("mps") == 1
-    torch.set_num_threads(64)
-    assert ways("cpu") == MOST_WAYS
+def test_no_more_run_at_once_than_torch_has_threads() -> None:
+    running, most, lock = 0, 0, threading.Lock()
+    before = torch.get_num_threads()
+
+    def job() -> int:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        time.sleep(0.05)
+        with lock:
+            running -= 1
+        return torch.get_num_threads()
+
+    try:
+        for threads in (1, 2):
+            most = 0
+            torch.set_num_threads(threads)
+            assert side_by_side([job] * 4) == [1] * 4
+            assert most <= threads
+    finally:
+        torch.set_num_threads(before)

@@ -101,19 +101,19 @@ def test_a_chunk_is_no_longer_than_asked(small_blocks: None, given: Sequence[tup
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(sequences, st.sampled_from([5, 16, 64]), st.integers(1, 4), st.lists(st.integers(0, 12), max_size=14))
+@given(sequences, st.sampled_from([5, 16, 64]), st.lists(st.integers(0, 12), max_size=14))
 def test_chunks_side_by_side_need_nothing_of_one_another(
-    small_blocks: None, given: Sequence[tuple[int, ...]], size: int, ways: int, depths: list[int]
+    small_blocks: None, given: Sequence[tuple[int, ...]], size: int, depths: list[int]
 ) -> None:
     known = [min(depth, len(tokens)) for depth, tokens in zip([*depths, *[0] * len(given)], given, strict=False)]
     tree = build(given, 12, known)
     there = {index for segment in tree.segments if segment.known for index in range(segment.start, segment.end)}
     computed: list[int] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prefill_module, "LEAST", 4)
-        found = list(waves(tree, KeyValues(len(tree)), size, CPU, torch.float32, ways))
+        patch.setattr(prefill_module, "BESIDE", ((3, 12), (2, 6)))
+        found = list(waves(tree, KeyValues(len(tree)), size, CPU, torch.float32))
     for wave in found:
-        assert 1 <= len(wave) <= ways
+        assert 1 <= len(wave) <= 3
         before = there | set(computed)
         for plan in wave:
             own = set(plan.places.tolist())
@@ -127,16 +127,20 @@ def test_chunks_side_by_side_need_nothing_of_one_another(
 
 
 def test_chunks_side_by_side_are_of_one_size() -> None:
-    """Sixty texts of 20 tokens below a common start: the start alone, and then halves."""
+    """Texts of 20 tokens below a common start: the start alone, and then two or four chunks of the same size."""
     source = random.Random(0)
     start = random_tokens(source, 100)
-    tree = build([(*start, i + 100, *random_tokens(source, 19)) for i in range(60)])
-    found = list(waves(tree, KeyValues(len(tree)), 2048, CPU, torch.float32, 2))
-    assert [[len(plan.places) for plan in wave] for wave in found] == [[100], [600, 600]]
-    found = list(waves(tree, KeyValues(len(tree)), 400, CPU, torch.float32, 2))
-    assert [[len(plan.places) for plan in wave] for wave in found] == [[100], [300, 300], [300, 300]]
-    found = list(waves(tree, KeyValues(len(tree)), 2048, CPU, torch.float32, 3))
-    assert len(found[1]) == 2, "a third would be too small to be worth a core"
+
+    def sizes(texts: int, size: int = 2048, device: str = "cpu") -> list[list[int]]:
+        tree = build([(*start, i + 100, *random_tokens(source, 19)) for i in range(texts)])
+        found = waves(tree, KeyValues(len(tree)), size, torch.device(device), torch.float32)
+        return [[len(plan.places) for plan in wave] for wave in found]
+
+    assert sizes(50) == [[1100]], "too few for two"
+    assert sizes(60) == [[100], [600, 600]]
+    assert sizes(60, 400) == [[100], [300, 300], [300, 300]]
+    assert sizes(240) == [[100], [1200] * 4]
+    assert sizes(240, device="meta") == [[2040], [2040], [820]]
 
 
 def test_blocks_and_trunk_share_out_the_tree() -> None:
@@ -295,10 +299,9 @@ def test_chunks_and_blocks_change_nothing(kind: str, cut: tuple[int, int]) -> No
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "mixtral", "gemma3"])
 def test_chunks_side_by_side_change_nothing(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prefill_module, "LEAST", 16)
+    monkeypatch.setattr(prefill_module, "BESIDE", ((3, 300), (2, 30)))
     monkeypatch.setattr(prefill_module, "BLOCK", 16)
     monkeypatch.setattr(local_module, "CHUNK", 150)
-    monkeypatch.setattr(local_module, "ways", lambda device: 3)
     prompts = family([0, 1, 60, 60, 61, 126, 127, 128, 129, 129, 200, 255, 256, 257])
     engine, requests = engine_over(random_model(kind)), requests_of(prompts)
     check(engine, random_model(kind), requests)
