@@ -5,8 +5,8 @@ cores, and libgomp then stops letting them spin, which halves the speed of decod
 arena for each. So models are loaded, tried and run in this thread, whoever asks.
 
 Two cores that work on every operation together meet after each, and what goes through memory between two products is
-no faster for it. Two halves of a large batch, each on a core of its own, meet once. That is `side_by_side`; its threads
-have one core each, so OpenMP has no workers for them.
+no faster for it. Two halves of a large batch, each on a core of its own, meet once. That is `side_by_side`; each of its
+threads computes alone, so that OpenMP has no workers for it.
 """
 
 from __future__ import annotations
@@ -54,24 +54,24 @@ def _workers(count: int) -> ThreadPoolExecutor:
 
 
 def side_by_side(jobs: Sequence[Callable[[], T]]) -> list[T]:
-    """The results of the jobs, each computed with its share of torch's threads, without gradients; a single one, or all
-    of them in turn where torch has one thread, where it is called. When all have ended, what the first of those that
-    failed has raised is raised.
+    """The results of the jobs, each computed by one thread, without gradients, as many at once as torch has threads.
+    Where these can't be shared out evenly, the jobs are computed in turn, each with all of them.
+
+    When all have ended, what the first of those that failed has raised is raised.
     """
     import torch
 
     threads = torch.get_num_threads()
-    if len(jobs) < 2 or threads == 1:
+    if threads == 1 or len(jobs) % threads:
         return [job() for job in jobs]
-    count = min(len(jobs), threads)
 
     def run(job: Callable[[], T]) -> T:
-        torch.set_num_threads(threads // count)
+        torch.set_num_threads(1)
         with torch.inference_mode():
             return job()
 
     try:
-        running = [_workers(count).submit(run, job) for job in jobs]
+        running = [_workers(threads).submit(run, job) for job in jobs]
         wait(running)
     finally:
         torch.set_num_threads(threads)  # some libraries have one number for all threads

@@ -23,7 +23,7 @@ from .tree import IntArray, Segment, TokenTree
 
 BLOCK = 128
 BUCKETS = (8, 16, 24, 32, 48, 64, 96, BLOCK)
-# How many chunks are computed side by side, from how many tokens on: with fewer, all cores at one chunk are as fast.
+# How many chunks are ready to be computed side by side, from how many tokens on: fewer are as fast one by one.
 # Not as many as there are cores, since how a batch is cut decides its results' last bits.
 BESIDE = ((4, 4096), (2, 1024))
 
