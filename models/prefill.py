@@ -133,17 +133,19 @@ def waves(
     there. On a CPU, where that is faster; on other devices they are those of `chunks`, one by one.
     """
     trunk, units = _units(tree)
+
+    def plan(part: Sequence[_Unit]) -> ChunkPlan:
+        return _plan(tree, trunk, part, store, device, dtype)
+
     ends = [unit for unit in units if not unit.inner]
     tokens = sum(unit.size for unit in ends)
     ways = next((ways for ways, least in BESIDE if tokens >= least), 1) if device.type == "cpu" else 1
-    if ways == 1:
-        yield from ([plan] for plan in chunks(tree, store, size, device, dtype))
-        return
-    for part in _cut([unit for unit in units if unit.inner], size):
-        yield [_plan(tree, trunk, part, store, device, dtype)]
-    parts = _evenly(ends, ways * math.ceil(tokens / (ways * size)))
-    for first in range(0, len(parts), ways):
-        yield [_plan(tree, trunk, part, store, device, dtype) for part in parts[first : first + ways]]
+    alone = units if ways == 1 else [unit for unit in units if unit.inner]
+    yield from ([plan(part)] for part in _cut(alone, size))
+    if ways > 1:
+        parts = _evenly(ends, ways * math.ceil(tokens / (ways * size)))
+        for first in range(0, len(parts), ways):
+            yield [plan(part) for part in parts[first : first + ways]]
 
 
 def _units(tree: TokenTree) -> tuple[list[int], list[_Unit]]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import random
+import threading
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from torch import Tensor
 from cuecard.models import local as local_module
 from cuecard.models import prefill as prefill_module
 from cuecard.models.attention import KeyValues, Merge, Part, grouped, partial, repeat_heads
+from cuecard.models.compute import compute
 from cuecard.models.engine import ScoreRequest
 from cuecard.models.local import LocalEngine
 from cuecard.models.prefill import BLOCK, BUCKETS, ChunkPlan, chunks, split, waves
@@ -297,15 +300,33 @@ def test_chunks_and_blocks_change_nothing(kind: str, cut: tuple[int, int]) -> No
     check(engine_over(random_model(kind)), random_model(kind), requests_of(prompts))
 
 
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    """Two threads for the one in which engines compute."""
+    before = compute(torch.get_num_threads)
+    compute(torch.set_num_threads, 2)
+    yield
+    compute(torch.set_num_threads, before)
+
+
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "mixtral", "gemma3"])
-def test_chunks_side_by_side_change_nothing(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prefill_module, "BESIDE", ((3, 300), (2, 30)))
+def test_chunks_side_by_side_change_nothing(kind: str, two_threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: set[str] = set()
+    forward = LocalEngine._forward
+
+    def seen(self: LocalEngine, *given: Any) -> Tensor:
+        threads.add(threading.current_thread().name)
+        return forward(self, *given)
+
+    monkeypatch.setattr(LocalEngine, "_forward", seen)
+    monkeypatch.setattr(prefill_module, "BESIDE", ((4, 300), (2, 30)))
     monkeypatch.setattr(prefill_module, "BLOCK", 16)
     monkeypatch.setattr(local_module, "CHUNK", 150)
     prompts = family([0, 1, 60, 60, 61, 126, 127, 128, 129, 129, 200, 255, 256, 257])
     engine, requests = engine_over(random_model(kind)), requests_of(prompts)
     check(engine, random_model(kind), requests)
     assert engine.score(requests) == engine.score(requests)
+    assert any("side" in name for name in threads), "nothing was computed side by side"
 
 
 @pytest.mark.parametrize("size", [1, 7, 16])
