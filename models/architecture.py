@@ -54,6 +54,11 @@ def context_window(config: Any, name: str) -> int:
     return int(min([window, *_rotary_windows(config)]))
 
 
+def has_experts(config: Any) -> bool:
+    """Whether a model is a mixture of experts, of which each computes the tokens that are sent to it."""
+    return any("expert" in name and value for name, value in config.to_dict().items())
+
+
 def _rotary_windows(config: Any) -> list[int]:
     """Up to where LongRoPE's short factors hold: beyond, they would change for everything in the batch."""
     stated = getattr(config, "rope_parameters", None) or {}

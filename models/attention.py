@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -230,6 +230,18 @@ def _joined(parts: Sequence[Part], dim: int) -> Part:
 def _shifts_late(query: Tensor) -> bool:
     """Whether `_attention` tries without each row's largest score. (Where asking for a sum waits for a device, no.)"""
     return query.dtype == torch.bfloat16 and query.device.type == "cpu"
+
+
+def wholes(ranges: Iterable[tuple[int, int, int, int]]) -> list[tuple[int, int, int, int]]:
+    """Ranges (first key, last key, first row, last row), of which those that follow one another under the same rows are
+    one: a product for both costs less than two.
+    """
+    result: list[tuple[int, int, int, int]] = []
+    for low, high, first, last in ranges:
+        if result and result[-1][1:] == (low, first, last):
+            low = result.pop()[0]
+        result.append((low, high, first, last))
+    return result
 
 
 def repeat_heads(states: Tensor, heads: int) -> Tensor:

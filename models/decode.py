@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .attention import KeyValues, Merge, Part, dense, grouped
+from .attention import KeyValues, Merge, Part, dense, grouped, wholes
 from .rows import Row
 from .tree import IntArray, TokenTree
 
@@ -203,14 +203,14 @@ class Split:
         return sum(self.tree.segments[s].end - self.tree.segments[s].start for s in self._rest(row)) + row.read
 
     def ranges(self, rows: Sequence[TreeRow]) -> list[tuple[int, int, int, int]]:
-        """(first key, last key, first row, last row) of each segment that these rows, in the tree's order, share."""
+        """(first key, last key, first row, last row) of what these rows, in the tree's order, share."""
         below: dict[int, list[int]] = {}
         for place, row in enumerate(rows):
             for segment in self.tree.path(row.leaf):
                 if segment in self.shared:
                     below.setdefault(segment, []).append(place)
         segments = self.tree.segments
-        return [(segments[s].start, segments[s].end, below[s][0], below[s][-1] + 1) for s in sorted(below)]
+        return wholes((segments[s].start, segments[s].end, below[s][0], below[s][-1] + 1) for s in sorted(below))
 
     def _rest(self, row: TreeRow) -> list[int]:
         return [segment for segment in self.tree.path(row.leaf) if segment not in self.shared]

@@ -17,9 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .architecture import context_window, prepare
+from .architecture import context_window, has_experts, prepare
 from .attention import KeyValues, Plan
 from .batch_limits import halved
+from .blocks import BlockPlan, Stacks, fill
 from .choosing import choose, forced
 from .compute import in_compute, side_by_side
 from .constraints import Constraints
@@ -29,13 +30,13 @@ from .engine_base import Capacity, HeldEngine
 from .hidden import FeatureRequest, Features, decoder_layers, hidden_states
 from .limits import Limits, fitting, groups, limits_for, waiting_groups
 from .prefill import ChunkPlan, waves
-from .prefixes import BLOCK, BlockPlan, PrefixCache, fill, shared_blocks
+from .prefixes import BLOCK, PrefixCache, shared_blocks
 from .rows import take_forced
 from .sampling import Sampler, log_normaliser
 from .spans import first_tokens, refusal, search
 from .tree import IntArray, TokenTree, build, common_prefix
 
-ENGINE_VERSION = "10"
+ENGINE_VERSION = "11"
 CHUNK = 2048
 LOGIT_ROWS = 64
 
@@ -72,6 +73,7 @@ class LocalEngine(HeldEngine):
         self._constraints = Constraints(backend_tokenizer, self._vocabulary, tuple(sorted(ends)))
         self._limits = limits or limits_for(model)
         self._prefixes = PrefixCache(self._limits.tokens // (2 * BLOCK))
+        self._stacks = Stacks(self._compute_blocks, apart=not has_experts(config))
         self._ledger = Ledger()
 
     @in_compute
@@ -181,14 +183,21 @@ class LocalEngine(HeldEngine):
         self, tree: TokenTree, prompts: Sequence[tuple[int, ...]], leaves: Sequence[int], counts: Sequence[int]
     ) -> KeyValues:
         """A key-value store for `tree` that holds the blocks which its prompts share, see `prefixes.fill`."""
-        store = KeyValues(len(tree))
-
-        def compute(tokens: IntArray, positions: IntArray, plan: BlockPlan) -> None:
-            self._ledger.forward_passes += 1
-            self._forward(tokens, positions, plan, np.zeros(1, dtype=np.int64))
-
-        self._ledger.reused_tokens += fill(self._prefixes, tree, prompts, leaves, counts, store, compute)
+        store, device = KeyValues(len(tree)), self._model.device
+        given = fill(self._prefixes, tree, prompts, leaves, counts, store, self._stacks, device)
+        self._ledger.reused_tokens += given
         return store
+
+    def _compute_blocks(self, plans: Sequence[BlockPlan]) -> None:
+        """Run the model over the tokens of each plan."""
+        nowhere = np.zeros(1, dtype=np.int64)
+        jobs = [partial(self._forward, plan.tokens, plan.positions, plan, nowhere) for plan in plans]
+        self._ledger.forward_passes += len(jobs)
+        if self._model.device.type == "cpu":
+            side_by_side(jobs)
+        else:
+            for job in jobs:
+                job()
 
     def _prefill(self, tree: TokenTree, store: KeyValues, wanted: IntArray) -> Iterator[tuple[IntArray, Tensor]]:
         """Compute `tree` into `store`: (flat indices, logits [n, V]) per chunk for the sorted flat indices `wanted`.

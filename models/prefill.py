@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .attention import KeyValues, Merge, causal, dense, grouped
+from .attention import KeyValues, Merge, causal, dense, grouped, wholes
 from .tree import IntArray, Segment, TokenTree
 
 BLOCK = 128
@@ -42,8 +42,8 @@ class Bucket:
 class ChunkPlan:
     """The attention of some tokens of a tree, those at the flat indices `places`, ascending. Rows count through them.
 
-    own: trunk segments in the chunk, as row ranges; above: (first key, last key, first row, last row) for each trunk
-    segment that rows of this chunk descend from; buckets: the chunk's blocks.
+    own: trunk segments in the chunk, as row ranges; above: (first key, last key, first row, last row) for each run of
+    trunk segments that rows of this chunk descend from; buckets: the chunk's blocks.
     """
 
     places: IntArray
@@ -191,7 +191,7 @@ def _plan(
     rows = np.searchsorted(places, [unit.start for unit in units]).tolist()
     own = [(row, row + unit.size) for unit, row in zip(units, rows, strict=True) if unit.trunk]
     members = [(unit.start, unit.end, row) for unit, row in zip(units, rows, strict=True) if not unit.trunk]
-    above = [a for i in trunk if (a := _rows_below(tree.segments[i], places)) is not None]
+    above = wholes(a for i in trunk if (a := _rows_below(tree.segments[i], places)) is not None)
     return ChunkPlan(places, own, above, _buckets(tree, members, device, dtype), store)
 
 

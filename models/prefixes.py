@@ -4,30 +4,25 @@ A prompt is cut into blocks of `BLOCK` tokens, counted from its start. A block t
 common is taken from the cache, or computed and put there; a block is known by the hash of all tokens up to its end, as
 in vLLM's automatic prefix caching. The least recently used blocks go first when the cache is full.
 
-What a batch answers may not depend on what the cache held. So a block is always computed in the same way, alone, over
-the one contiguous run of the blocks before it: the same matrix shapes and the same order of additions give the same
-bits, whenever it happens. And which blocks count as shared is decided by the batch alone.
+What a batch answers may not depend on what the cache held. So a block is always what it is when it is computed alone
+over the one contiguous run of the blocks before it: the same order of additions gives the same bits, whenever that is
+(`blocks.py`). And which blocks count as shared is decided by the batch alone.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
-import torch
 from torch import Tensor
-
-from .attention import KeyValues, Merge, causal, dense
-from .tree import IntArray, TokenTree
 
 BLOCK = 128
 
 Layers = dict[int, tuple[Tensor, Tensor]]
-Compute = Callable[[IntArray, IntArray, "BlockPlan"], None]
 
 
 @dataclass
@@ -94,57 +89,7 @@ def _common_blocks(a: Sequence[int], b: Sequence[int]) -> int:
     return blocks
 
 
-@dataclass
-class BlockPlan:
-    """The attention of one block over the blocks before it, which `chain` holds from its start."""
-
-    start: int
-    chain: KeyValues
-
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        """See `attention.Plan.attend`."""
-        keys, values = self.chain.write(layer, self.start, key, value)
-        merge = Merge(query)
-        merge.put(slice(None), causal(query, key, value, scale))
-        if self.start:
-            before = dense(query, keys[:, : self.start].clone(), values[:, : self.start].clone(), scale)
-            merge.add(0, query.shape[1], before)
-        return merge.result(query.dtype)
-
-
-def fill(
-    cache: PrefixCache, tree: TokenTree, prompts: Sequence[Sequence[int]], leaves: Sequence[int],
-    counts: Sequence[int], store: KeyValues, compute: Compute,
-) -> int:  # fmt: skip
-    """Put the keys and values of all shared blocks into `store`, the batch's own, at their places in `tree`.
-
-    leaves: for each prompt a leaf of the tree below it; counts: of `shared_blocks`; compute: runs the model over a
-    block's tokens and positions under a plan. Returns how many tokens the cache gave.
-    """
-    chain = KeyValues(BLOCK * max(counts, default=0))
-    given = 0
-    for key, depth, prompt, leaf in _distinct(prompts, leaves, counts):
-        start = depth * BLOCK
-        layers = cache.get(key)
-        if layers is None:
-            tokens = np.asarray(prompt[start : start + BLOCK], dtype=np.int64)
-            compute(tokens, np.arange(start, start + BLOCK), BlockPlan(start, chain))
-            layers = {
-                layer: (keys[:, start : start + BLOCK].clone(), values[:, start : start + BLOCK].clone())
-                for layer, (keys, values) in chain.layers.items()
-            }
-            cache.put(key, layers)
-        else:
-            given += BLOCK
-            for layer, (keys, values) in layers.items():
-                chain.write(layer, start, keys, values)
-        places = torch.from_numpy(tree.indices(leaf)[start : start + BLOCK])
-        for layer, (keys, values) in layers.items():
-            store.place(layer, places.to(keys.device), keys, values)
-    return given
-
-
-def _distinct(
+def distinct(
     prompts: Sequence[Sequence[int]], leaves: Sequence[int], counts: Sequence[int]
 ) -> Iterator[tuple[bytes, int, Sequence[int], int]]:
     """Each shared block once, after the blocks before it: its key, its number, and a prompt with a leaf below it.

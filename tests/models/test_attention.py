@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from cuecard.models.attention import Merge, Part, causal, dense, grouped
+from cuecard.models.attention import Merge, Part, causal, dense, grouped, wholes
 
 shapes = st.tuples(st.sampled_from([(4, 4), (6, 2), (9, 3), (3, 1)]), st.sampled_from([8, 16, 64]), st.integers(0, 99))
 
@@ -144,3 +146,19 @@ def test_only_what_needs_a_peak_has_one() -> None:
     )
     assert dense(query * 100, key, value, 0.25).peak is not None
     assert dense(query.half(), key.half(), value.half(), 0.25).peak is not None
+
+
+@given(st.lists(st.tuples(st.integers(1, 4), st.booleans(), st.sampled_from([(0, 3), (0, 9), (3, 9)])), max_size=8))
+def test_ranges_under_the_same_rows_are_joined_where_they_touch(parts: list[tuple[int, bool, tuple[int, int]]]) -> None:
+    ranges, at = [], 0
+    for length, gap, rows in parts:
+        at += gap
+        ranges.append((at, at + length, *rows))
+        at += length
+
+    def pairs(ranges: list[tuple[int, int, int, int]]) -> list[tuple[int, int]]:
+        return [(k, row) for low, high, first, last in ranges for k in range(low, high) for row in range(first, last)]
+
+    joined = wholes(ranges)
+    assert sorted(pairs(joined)) == sorted(pairs(ranges))
+    assert all(a[1] != b[0] or a[2:] != b[2:] for a, b in pairwise(joined))
