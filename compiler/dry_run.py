@@ -292,7 +292,7 @@ def _as_written(pace: Pace) -> dict[str, float]:
 def _after(task: Task, search: Search) -> int:
     """The most program runs of what is tried after the search, as far as they are known: see `challenges.py`."""
     near = task.search.refit and any(part.nearest_counts[-1] for part in search.space.predictors)
-    return search.pacer.kept + (len(task.dev) if near else 0)
+    return max(search.pacer.kept, len(task.dev) if near else 0)
 
 
 def _seconds(task: Task, dry: DryEvaluator, runs: int, after: int, each: float) -> dict[str, float]:

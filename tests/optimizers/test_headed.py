@@ -158,13 +158,23 @@ def test_votes_take_the_rows_of_dev_where_anything_is_generated() -> None:
     )
 
 
-def test_near_demos_can_grow_by_the_rows_of_dev_and_nothing_is_kept_back_for_it() -> None:
-    near = PredictorState(nearest=NearestDemos(count=1, pool=({"text": "row 0", "queue": "billing"},)))
+def test_near_demos_can_grow_by_the_rows_of_dev_before_labels_are_recalibrated() -> None:
+    near = PredictorState(
+        nearest=NearestDemos(count=1, pool=({"text": "row 0", "queue": "billing"},)), readout=ReadOut(kind="choice")
+    )
     assert "refit" not in ways(candidate=Candidate({"route": FOUND}))
     labels = {"route": cuecard.signature("text -> queue: Literal['billing', 'technical', 'account']")}
-    found = ways_after(evaluator(Asked(), labels), SearchSpec(), ROWS, ROWS[:10], 2, Candidate({"route": near}))
-    assert found["refit"] == [Way(10)]
-    assert "refit" not in ways_after(evaluator(Asked(), labels), SearchSpec(), ROWS, ROWS[:10], 2)
+
+    def found(**about: Any) -> dict[str, list[Way]]:
+        return ways_after(evaluator(Asked(), labels), SearchSpec(), ROWS, ROWS[:10], 2, **about)
+
+    after = found(candidate=Candidate({"route": near}))
+    assert after["refit"] == [Way(10)]
+    assert afforded(after, 14) == {"refit": Way(10), "recalibrate": Way(4)}
+    assert afforded(after, 9) == {"refit": None, "recalibrate": Way(9)}
+    assert "refit" not in found()
+    assert found(near=True)["refit"] == [Way(10)]
+    assert kept_back(found(near=True), 60) == 10 + 5
 
 
 def test_labels_are_recalibrated_on_as_many_rows_as_there_is_room_for_and_half_of_dev_is_kept_back() -> None:
