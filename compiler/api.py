@@ -48,7 +48,7 @@ from .undeclared import undeclared_labels
 
 logger = logging.getLogger("cuecard")
 
-AFTER = ("votes", "refit", "recalibrate")  # of `search`: what is tried after it
+AFTER = ("votes", "recalibrate")  # of `search`: what is tried after it
 
 
 class Silent:

@@ -32,7 +32,7 @@ from .evaluator import ProgramEvaluator, candidate_of
 from .journal import Clock, JournaledEngine
 from .pipeline import WIDTH, check_heads, keep_back
 from .task import Task
-from .task_space import DEMO_SETS, NEAREST_POOL, make_space, proposals_for
+from .task_space import DEMO_SETS, NEAREST_POOL, grows_after, make_space, proposals_for
 
 MEASURED = 16  # rows of dev that are timed
 WRITERS = ("copro", "mipro", "gepa", "simba")  # strategies that ask the model for instructions
@@ -291,8 +291,7 @@ def _as_written(pace: Pace) -> dict[str, float]:
 
 def _after(task: Task, search: Search) -> int:
     """The most program runs of what is tried after the search, as far as they are known: see `challenges.py`."""
-    near = task.search.refit and any(part.nearest_counts[-1] for part in search.space.predictors)
-    return max(search.pacer.kept, len(task.dev) if near else 0)
+    return search.pacer.kept + (len(task.dev) if grows_after(task.search, search.space) else 0)
 
 
 def _seconds(task: Task, dry: DryEvaluator, runs: int, after: int, each: float) -> dict[str, float]:

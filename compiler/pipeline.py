@@ -43,10 +43,10 @@ from .run_folder import RunFolder
 from .run_record import described, outcome_of, trial_line
 from .stopping import Decisions, forget_interrupt
 from .task import Compilation, Reporter, Task
-from .task_space import make_space, search_formats
+from .task_space import grows_after, make_space, search_formats
 
 WIDTH = 12
-FEWEST_RUNS = 4  # of dev, that a search has calls for, before any are kept back for what is not asked for
+FEWEST_RUNS = 4  # of dev, that a search has calls for, before any are kept back for calibrations
 TAKING_WHAT_IS_LEFT = ("refit", "recalibrate")  # what is not asked for, and not missed where there is no room
 
 
@@ -167,24 +167,18 @@ def _ways_after(
     found |= {readout.partition("+")[0] for part in search.space.predictors for readout in part.readouts}
     # The result of an optimizer of DSPy's stays what it made.
     chooses = bool(found & {*CHOOSING, "span"}) and not is_foreign(task.optimizer)
-    about: dict[str, Any] = {"written": written, "chooses": chooses, "near": _chooses_near(task, search)}
-    about["seed"] = task.seed
+    about: dict[str, Any] = {"written": written, "chooses": chooses, "seed": task.seed}
     return ways_after(search.evaluator, task.search, task.train, task.dev, formats, candidate, **about)
-
-
-def _chooses_near(task: Task, search: Search) -> bool:
-    """Whether the search may find demos that are chosen at call time."""
-    return not is_foreign(task.optimizer) and any(any(part.nearest_counts) for part in search.space.predictors)
 
 
 def keep_back(task: Task, search: Search, engine: JournaledEngine) -> None:
     """Let the search keep back metric calls for what is tried after it, and what else that costs for the refit."""
-    if task.search.refit and _chooses_near(task, search):
+    if grows_after(task.search, search.space):
         search.pacer.tried = len(task.dev)
     if task.budget.metric_calls is not None:
         ways, room = _ways_after(task, search, engine), _room(task, search)
         if room < FEWEST_RUNS * len(task.dev):
-            ways = {name: way for name, way in ways.items() if name not in TAKING_WHAT_IS_LEFT}
+            ways.pop("recalibrate", None)
         search.pacer.kept = kept_back(ways, room)
 
 

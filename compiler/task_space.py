@@ -15,6 +15,7 @@ from ..optimizers.demos import Demo, label_sets, pools, sets
 from ..optimizers.grounding import Ground
 from ..optimizers.instructions import instructions_for
 from ..optimizers.proposers import LanguageModel, propose
+from ..optimizers.refit import held
 from ..optimizers.space import FORMATS, PredictorSpace, Space, demo_counts, readouts_for
 from ..optimizers.starts import JointSpace
 from ..programs.schema import InstructionSpec, SearchSpec
@@ -61,6 +62,8 @@ def make_space(
         sources = copied_from(signature, pool)
         listed = per_label(task.search.per_label, signature, pool, engine) if engine.scores_inputs else ()
         by_channel = label_sets(pool, signature, LABEL_SETS, seed=task.seed, name=name) if listed else ()
+        nearest = nearest_counts(task.search.nearest, signature, pool, engine)
+        shows = task.search.refit and any(nearest)
         wanted = {"copied": bool(sources), "channel": bool(by_channel), "scores": engine.can_score}
         parts.append(
             PredictorSpace(
@@ -77,13 +80,20 @@ def make_space(
                 sources,
                 longest_span(signature, pool, engine) if sources else None,
                 tuple(pool),
-                nearest_counts(task.search.nearest, signature, pool, engine),
+                nearest,
                 by_channel,
                 listed,
                 start_per_label(listed, len(by_channel[0]), pool, engine) if listed else 0,
+                held(evaluator, name, pool, task.dev) if shows else (),
             )
         )
     return JointSpace(tuple(parts)), dict(sorted(dropped.items()))
+
+
+def grows_after(wanted: SearchSpec, space: Space) -> bool:
+    """Whether dev's rows are yet to join the demos that are chosen at call time: where the search did without them."""
+    near = any(any(part.nearest_counts) for part in space.predictors)
+    return wanted.refit and near and not any(part.held for part in space.predictors)
 
 
 def proposals_for(wanted: InstructionSpec, predictor: str) -> int:

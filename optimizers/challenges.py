@@ -42,18 +42,16 @@ def ways_after(
     *,
     written: Candidate | None = None,
     chooses: bool = True,
-    near: bool = False,
     seed: int = 0,
 ) -> dict[str, list[Way]]:
     """The ways to try things on top of what a search finds, the best last, and nothing of what can't be tried.
 
     Of what `wanted` names: the `head`, fitted on more and more rows, and then in more formats; the `matrix`; the
-    `votes`; the `refit`; and the `recalibrate`d labels and spans, of which only rows that change are run, hardly ever
-    all: it can do with what the refit leaves.
+    `votes`; the `refit`, for which no search keeps calls back; and the `recalibrate`d labels and spans, of which only
+    rows that change are run, hardly ever all: it can do with what the refit leaves.
 
     dev: the rows that each is tried on; candidate: what was found, where that is known already; written: the program as
-    written; chooses: whether labels may be chosen by likelihood, or spans; near: whether what is found may have demos
-    that are chosen at call time.
+    written; chooses: whether labels may be chosen by likelihood, or spans.
     """
     ways: dict[str, list[Way]] = {}
     if "head" in wanted.readouts and readings(evaluator, train):
@@ -69,7 +67,7 @@ def ways_after(
             ways["matrix"] = [Way(len(dev) + rows, rows) for rows in blocks(fresh, FEWEST_ROWS)]
     if wanted.votes and (candidate is None or with_votes(evaluator, candidate, wanted.votes) is not None):
         ways["votes"] = [Way(len(dev))]
-    if wanted.refit and (near if candidate is None else with_rows(evaluator, candidate, dev, written) is not None):
+    if wanted.refit and candidate is not None and with_rows(evaluator, candidate, dev, written) is not None:
         ways["refit"] = [Way(len(dev))]
     if wanted.recalibrate and chooses:
         most = len(dev) if candidate is not None else len(dev) // 2

@@ -93,6 +93,7 @@ class Race:
     schedule: Sequence[Sequence[int]]
     planned: Planned
     asked: Asked = lambda: None
+    fair: Callable[[Candidate, Sequence[Outcome]], Candidate] = lambda candidate, outcomes: candidate
 
     def run(self, racers: Sequence[Racer], incumbent: Trial, generation: int, begun: int | None = None) -> list[Trial]:
         """One trial per racer, in their order. begun: as how many the generation is written down."""
@@ -118,6 +119,10 @@ class Race:
             blocked = self._block(alive, order[start:end], weights)
             going = []
             for racer, mine in zip(alive, blocked, strict=True):
+                fair = self.fair(racer.candidate, mine)
+                if fair is not racer.candidate:
+                    racer.candidate, racer.outcomes = fair, ()
+                    mine = self.evaluator.run(fair, [self.dev[place] for place in order[:end]])
                 failed = failure(mine)
                 if failed is None:
                     racer.outcomes += tuple(mine)

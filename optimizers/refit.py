@@ -1,9 +1,9 @@
-"""What was found, knowing more: the dev rows join the demos that are chosen at call time.
+"""Dev's rows among the demos that are chosen at call time.
 
-Dev is held back while candidates are compared. Once one is chosen, its labelled rows are examples like those of train,
-and the nearest of twice as many are nearer (as scikit-learn's searches fit the winner again on all rows). On dev the
-new candidate is still measured fairly where a predictor is given the program's own inputs: a row is never among the
-demos of its own call (`Neighbours.nearest`), so that its score there is that of leaving one out. A predictor that is
+The nearest of twice as many demos are nearer. On dev a candidate is still measured fairly where a predictor is given
+the program's own inputs: a row is never among the demos of its own call (`Neighbours.nearest`), so that its score is
+that of leaving one out. So a search chooses from dev's rows from the start (`held`), and what was found in another way
+is given them in the end (`with_rows`, as scikit-learn's searches fit the winner again on all rows). A predictor that is
 given what another has made, or inputs that the program has changed, could be shown a row's own gold values: the one is
 left as it is, the other is seen from the calls (`shown_itself`), and the candidate is dropped.
 """
@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .base import Candidate, Evaluator, Outcome, Row
-from .demos import gold_values
+from .demos import Demo, gold_values
 
 
 def with_rows(
@@ -28,22 +28,30 @@ def with_rows(
     for name, state in candidate.states.items():
         if state.nearest is None or (written is not None and written.states[name].nearest == state.nearest):
             continue
-        signature, columns = evaluator.signatures[name], evaluator.columns(name)
-        inputs = tuple(signature.input_fields)
-        known = [[demo.get(field) for field in inputs] for demo in state.nearest.pool]
-        more = []
-        for row in rows:
-            if any(columns.get(field, "") not in row.inputs for field in inputs):
-                continue  # what another predictor has made
-            demo = gold_values(row, signature, columns)
-            given = [demo.get(field) for field in inputs]
-            if len(demo) == len(signature.fields) and given not in known:
-                known.append(given)
-                more.append(demo)
+        more = held(evaluator, name, state.nearest.pool, rows)
         if more:
             grown = state.nearest.model_copy(update={"pool": (*state.nearest.pool, *more)})
             states[name] = state.model_copy(update={"nearest": grown})
     return Candidate({**candidate.states, **states}) if states else None
+
+
+def held(evaluator: Evaluator, name: str, pool: Sequence[Demo], rows: Sequence[Row]) -> tuple[Demo, ...]:
+    """What labelled `rows` add to the pool of a predictor's near demos: those that have gold values for all of its
+    fields, and inputs that no other demo has.
+    """
+    signature, columns = evaluator.signatures[name], evaluator.columns(name)
+    inputs = tuple(signature.input_fields)
+    known = [[demo.get(field) for field in inputs] for demo in pool]
+    more = []
+    for row in rows:
+        if any(columns.get(field, "") not in row.inputs for field in inputs):
+            continue  # what another predictor has made
+        demo = gold_values(row, signature, columns)
+        given = [demo.get(field) for field in inputs]
+        if len(demo) == len(signature.fields) and given not in known:
+            known.append(given)
+            more.append(demo)
+    return tuple(more)
 
 
 def shown_itself(evaluator: Evaluator, grown: Candidate, outcomes: Sequence[Outcome]) -> str | None:
@@ -52,15 +60,19 @@ def shown_itself(evaluator: Evaluator, grown: Candidate, outcomes: Sequence[Outc
     A row is kept from its own call by its inputs, so the calls must have been given the rows' inputs as they are.
     """
     for name, state in grown.states.items():
-        if state.nearest is None:
-            continue
-        columns = evaluator.columns(name)
-        for outcome in outcomes:
-            own = {
-                field: outcome.row.inputs.get(columns.get(field, ""))
-                for field in evaluator.signatures[name].input_fields
-            }
-            for step in outcome.steps:
-                if step.predictor == name and {field: step.inputs.get(field) for field in own} != own:
-                    return f"{name} is given other inputs than a row has, and could be shown the row's own answer"
+        if state.nearest is not None and changed(evaluator, name, outcomes):
+            return f"{name} is given other inputs than a row has, and could be shown the row's own answer"
     return None
+
+
+def changed(evaluator: Evaluator, name: str, outcomes: Sequence[Outcome]) -> bool:
+    """Whether a predictor was given other inputs than its rows have."""
+    columns = evaluator.columns(name)
+    for outcome in outcomes:
+        own = {
+            field: outcome.row.inputs.get(columns.get(field, "")) for field in evaluator.signatures[name].input_fields
+        }
+        for step in outcome.steps:
+            if step.predictor == name and {field: step.inputs.get(field) for field in own} != own:
+                return True
+    return False

@@ -28,6 +28,7 @@ from .front import FrontRule, Point, front
 from .pacing import EVEN, FIRST_RUNG, WEIGHED, Pacer
 from .racing import ROUGH_BLOCKS, ROUGH_ROWS, Planned, Race, Racer
 from .recalibrate import Known
+from .refit import changed
 from .selection import best_of_many
 from .space import Space
 from .stopping import Asked, StopRules
@@ -122,6 +123,7 @@ class Search:
         self.rows = list(self.calibration_rows)
         random.Random(derive_seed(self.seed, "calibration")).shuffle(self.rows)
         self._challenges = 0
+        self._changed: set[str] = set()  # predictors that are given other inputs than a row has
         self.ran: dict[str, Sequence[Outcome]] = {}  # by digest, of those that ran on all of dev
         self.pacer = Pacer(self.evaluator, self.budget, self.order, self.later, self.first_rung)
 
@@ -146,9 +148,8 @@ class Search:
         stand = Standing(baseline, {key_of(baseline.candidate, {}): baseline.estimate or 0.0})
         generation, costs = 0, self.first_costs(baseline, strategy)
         least = costs["metric_calls"] if self.pacer.kept else 0.0  # calibrations of late generations may cost more
-        race = Race(
-            self.evaluator, self.order, self.rows, self.seed, self.pacer, self.schedule, self.planned, self.asked
-        )
+        about = (self.evaluator, self.order, self.rows, self.seed, self.pacer, self.schedule, self.planned, self.asked)
+        race = Race(*about, fair=self._fair)
         while True:
             self._hear(strategy, stand, baseline)
             number, best = stand.number, stand.best
@@ -182,6 +183,21 @@ class Search:
         result = self._confirm(baseline, stand.best, list(stand.complete.values()), stand.number, stopped_by)
         return replace(result, others=stand.others)
 
+    def _fair(self, candidate: Candidate, outcomes: Sequence[Outcome] = ()) -> Candidate:
+        """The candidate, with near demos from train alone where a row of dev could be shown its own answer: under
+        predictors that were given other inputs than its rows have, in these `outcomes` or before.
+        """
+        states = {}
+        for part in self.space.predictors:
+            state = candidate.states.get(part.name)
+            if not part.held or state is None or state.nearest is None or len(state.nearest.pool) == len(part.pool):
+                continue
+            if part.name in self._changed or changed(self.evaluator, part.name, outcomes):
+                self._changed.add(part.name)
+                alone = state.nearest.model_copy(update={"pool": part.pool})
+                states[part.name] = state.model_copy(update={"nearest": alone})
+        return Candidate({**candidate.states, **states}) if states else candidate
+
     def _stand(self, stand: Standing, trial: Trial, key: str) -> Trial:
         """Count a trial that is over: one that ran on all of dev and is better than the best becomes the best."""
         stand.number += 1
@@ -206,7 +222,7 @@ class Search:
             elif key in known:
                 strategy.observe(proposal, stand.seen[key], best=False)
             else:
-                trial = replace(trial, number=stand.number)
+                trial = replace(trial, number=stand.number, candidate=self._fair(trial.candidate))
                 self.pacer.paces[trial.number] = self._pace(trial.candidate, baseline.candidate)
                 trial = self._stand(stand, trial, key)
                 stand.others += 1
@@ -368,7 +384,7 @@ class Search:
                 twins.append((proposal, key))
             else:
                 drawn.add(key)
-                racers.append(Racer(number + len(racers), proposal, candidate, key, methods))
+                racers.append(Racer(number + len(racers), proposal, self._fair(candidate), key, methods))
                 if full is not None and full(candidate):
                     return racers, twins, True
         return racers, twins, False

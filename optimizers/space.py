@@ -60,9 +60,10 @@ class Suggest(Protocol):
 class PredictorSpace:
     """The dimensions of one predictor. `demo_sets` are ordered draws; `demo_counts` says how many of one may be
     shown, `start_count` (default: the most) how many the first points show; `sources` are the inputs that the read-out
-    `span` copies from, `longest` the most tokens of a span; `nearest_counts` says how many demos of `pool` are chosen
-    at call time. Under the read-out `channel` it is `label_sets`, draws in which each label's demos stand in order, and
-    how many of each label are shown, `per_label` (`start_per_label` at the first points).
+    `span` copies from, `longest` the most tokens of a span; `nearest_counts` says how many demos of `pool`, and of the
+    dev rows that are `held` beside it (`refit.py`), are chosen at call time. Under the read-out `channel` it is
+    `label_sets`, draws in which each label's demos stand in order, and how many of each label are shown, `per_label`
+    (`start_per_label` at the first points).
     """
 
     name: str
@@ -82,6 +83,7 @@ class PredictorSpace:
     label_sets: tuple[tuple[tuple[Demo, ...], ...], ...] = ()
     per_label: tuple[int, ...] = ()
     start_per_label: int = 0
+    held: tuple[Demo, ...] = ()
 
     def suggest(self, trial: Suggest) -> dict[str, Any]:
         """Draw a value for each dimension that applies."""
@@ -128,7 +130,7 @@ class PredictorSpace:
         return PredictorState(
             instructions=self.instructions[mine["instruction"]],
             demos=demos,
-            nearest=NearestDemos(count=nearest, pool=self.pool) if nearest else None,
+            nearest=NearestDemos(count=nearest, pool=(*self.pool, *self.held)) if nearest else None,
             format=_format_choice(mine["format"]),
             readout=self._readout(mine["readout"].partition("+")[0]),
             decoding=Decoding.model_validate({**self.decoding.model_dump(), **settings}),

@@ -135,7 +135,7 @@ def test_another_search_is_refused_before_anything_runs(tmp_path: Path) -> None:
 def test_test_rows_budgets_and_what_comes_after_may_differ(tmp_path: Path) -> None:
     url = KINDS[1].format(tmp_path)
     compile_tickets(tmp_path, study=url, budget={"metric_calls": 40})
-    search = {"instructions": 2, "demos": [0, 4], "refit": False}
+    search = {"instructions": 2, "demos": [0, 4], "recalibrate": False}
     changes: dict[str, Any] = {"testset": tickets(12, 8), "stop": {"score": 0.9}, "search": search}
     other = compile_tickets(tmp_path, study=url, optimizer="random", budget={"metric_calls": 30}, **changes)
     assert state(other)["study"]["others"]
