@@ -30,10 +30,14 @@ NOTHING: Mapping[str, float] = MappingProxyType(dict.fromkeys(PACED, 0.0))
 
 
 def blocks(total: int, first: int = FIRST_BLOCK) -> list[int]:
-    """The growing numbers of examples after which a candidate is judged: 32, 64, 128, ..., total."""
-    ends = []
+    """The growing numbers of examples after which a candidate is judged: 32, 64, 128, ..., total.
+
+    Where the last block would be no more than half of the one before it, the two are one: to drop somebody so near the
+    end saves little, and who ends is known on all of dev.
+    """
+    ends: list[int] = []
     size = first
-    while size < total:
+    while size < total and not (ends and 2 * (total - size) <= size - ends[-1]):
         ends.append(size)
         size *= 2
     return [*ends, total]

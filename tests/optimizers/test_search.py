@@ -139,6 +139,8 @@ def test_blocks_grow_and_end_with_everything(total: int, first: int) -> None:
     assert all(a < b for a, b in zip(ends, ends[1:], strict=False))
     assert ends[0] == min(first, total)
     assert len(ends) <= 14
+    if len(ends) > 2:
+        assert 2 * (ends[-1] - ends[-2]) > ends[-2] - ends[-3], "a short last block is one with the block before it"
 
 
 # ---- the baseline
