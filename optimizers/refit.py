@@ -5,7 +5,8 @@ the program's own inputs: a row is never among the demos of its own call (`Neigh
 that of leaving one out. So a search chooses from dev's rows from the start (`held`), and what was found in another way
 is given them in the end (`with_rows`, as scikit-learn's searches fit the winner again on all rows). A predictor that is
 given what another has made, or inputs that the program has changed, could be shown a row's own gold values: the one is
-left as it is, the other is seen from the calls (`shown_itself`), and the candidate is dropped.
+left as it is, the other is seen from the calls (`changed`). A search then runs the candidate again with train's demos
+alone; in the end it is dropped.
 """
 
 from __future__ import annotations
@@ -41,15 +42,15 @@ def held(evaluator: Evaluator, name: str, pool: Sequence[Demo], rows: Sequence[R
     """
     signature, columns = evaluator.signatures[name], evaluator.columns(name)
     inputs = tuple(signature.input_fields)
-    known = [[demo.get(field) for field in inputs] for demo in pool]
+    known = {repr([demo.get(field) for field in inputs]) for demo in pool}
     more = []
     for row in rows:
         if any(columns.get(field, "") not in row.inputs for field in inputs):
             continue  # what another predictor has made
         demo = gold_values(row, signature, columns)
-        given = [demo.get(field) for field in inputs]
+        given = repr([demo.get(field) for field in inputs])
         if len(demo) == len(signature.fields) and given not in known:
-            known.append(given)
+            known.add(given)
             more.append(demo)
     return tuple(more)
 
