@@ -182,7 +182,7 @@ class LocalEngine(HeldEngine):
     def _recall(
         self, tree: TokenTree, prompts: Sequence[tuple[int, ...]], leaves: Sequence[int], counts: Sequence[int]
     ) -> KeyValues:
-        """A key-value store for `tree` that holds the blocks which its prompts share, see `prefixes.fill`."""
+        """A key-value store for `tree` that holds the blocks which its prompts share, see `blocks.fill`."""
         store, device = KeyValues(len(tree)), self._model.device
         given = fill(self._prefixes, tree, prompts, leaves, counts, store, self._stacks, device)
         self._ledger.reused_tokens += given

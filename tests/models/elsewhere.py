@@ -129,28 +129,18 @@ def elsewhere(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
 
 
 def moved(model: Any) -> Any:
-    """The model, with its weights on the device."""
+    """The model, with its weights on the device. To be called `elsewhere`."""
     memo: dict[int, torch.nn.Parameter] = {}
-
-    def move() -> Any:
-        for part in model.modules():
-            for name, weight in part._parameters.items():
-                if weight is not None and id(weight) not in memo:
-                    memo[id(weight)] = torch.nn.Parameter(_Tensor(weight.data.clone()), requires_grad=False)
-                if weight is not None:
-                    part._parameters[name] = memo[id(weight)]
-            for name, buffer in part._buffers.items():
-                if buffer is not None:
-                    part._buffers[name] = _Tensor(buffer.clone())
-        return model
-
-    with torch.inference_mode():
-        return compute(_in_inference, move)
-
-
-def _in_inference(function: Callable[[], T]) -> T:
-    with torch.inference_mode():
-        return function()
+    for part in model.modules():
+        for name, weight in part._parameters.items():
+            if weight is not None and id(weight) not in memo:
+                memo[id(weight)] = torch.nn.Parameter(_Tensor(weight.data.clone()), requires_grad=False)
+            if weight is not None:
+                part._parameters[name] = memo[id(weight)]
+        for name, buffer in part._buffers.items():
+            if buffer is not None:
+                part._buffers[name] = _Tensor(buffer.clone())
+    return model
 
 
 class Elsewhere:
