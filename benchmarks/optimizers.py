@@ -6,10 +6,12 @@
 
 DIR holds one folder a task with train.jsonl, dev.jsonl and test.jsonl. Each line of the file is one compile: task,
 model, optimizer, seed, test score with its 95 % interval, what was measured of every test row, metric calls, seconds,
-and why the search ended. What stands in it already (the same task, model, optimizer, seed, calls and rows) is not run
+those of the search alone, and why it ended. What stands in it already (the same task, model, optimizer, seed, calls and rows) is not run
 again, so that a long series can be stopped and taken up. The table has one row a task and optimizer: the mean over
-seeds, its difference from the best of DSPy's with a 95 % interval, and the seconds next to `joint`'s. Run it with
-nothing beside it: seconds are compared.
+seeds, its difference from the best of DSPy's with a 95 % interval, and the seconds next to `joint`'s: of the whole
+compile, and of the search alone, from the baseline's end on dev to the last trial's. (What is not search is the same for
+all: the program as written runs on dev and on test, and writes until its token limit where it does not know what to
+say.) Run it with nothing beside it: seconds are compared.
 
 The difference is the metric's own, of corpus BLEU that of the corpus scores, over the seeds that both have; its
 interval is the paired bootstrap's over test rows. The same rows are drawn again under other seeds: a row's measurements
@@ -114,7 +116,9 @@ def run(task: str, optimizer: str, seed: int, options: argparse.Namespace, conso
             console.print(f"{task}, {optimizer}, seed {seed}: {error}", style="red")
             return
         seconds = time.monotonic() - began
-        told = json.loads(found.compilation.folder.run.read_text(encoding="utf-8"))
+        folder = found.compilation.folder
+        told = json.loads(folder.run.read_text(encoding="utf-8"))
+        ends = [json.loads(trial)["seconds"] for trial in folder.trials.read_text(encoding="utf-8").splitlines()]
     outcomes = cuecard.evaluate(found, test, TASKS[task].metric, target=cuecard.target(options.model)).outcomes
     line = {
         **what,
@@ -128,6 +132,7 @@ def run(task: str, optimizer: str, seed: int, options: argparse.Namespace, conso
         "metric_calls": told["spent"]["metric_calls"],
         "model_calls": told["ledger"]["calls"],
         "seconds": round(seconds, 1),
+        "search_seconds": round(ends[-1] - ends[0], 1),
         "stopped_by": told["search"]["stopped_by"],
         "reason": told["search"].get("reason"),
     }
@@ -156,17 +161,25 @@ def tables(lines: Sequence[Mapping[str, Any]]) -> Iterator[Table]:
         means = {name: float(np.mean([line["test"]["value"] for line in own])) for name, own in by_optimizer.items()}
         theirs = [name for name in means if name.startswith("dspy.")]
         best = max(theirs, key=lambda name: means[name], default=None)
-        pace = float(np.mean([line["seconds"] for line in by_optimizer.get("joint", [])] or [math.nan]))
+        paces = {kind: _mean(kind, by_optimizer.get("joint", [])) for kind in ("seconds", "search_seconds")}
         title = f"{task} on {model}: {TASKS[task].metric}, test" + (f"; the best of DSPy's is {best}" if best else "")
-        table = Table("optimizer", "score", "against DSPy's best", "metric calls", "seconds", "x joint", title=title)
+        columns = ("optimizer", "score", "against DSPy's best", "metric calls", "seconds", "x joint", "search", "x joint")
+        table = Table(*columns, title=title)
         for name, own in by_optimizer.items():
-            seconds = float(np.mean([line["seconds"] for line in own]))
             against = "" if best is None or name == best else _against(TASKS[task].metric, own, by_optimizer[best])
             calls = round(float(np.mean([line["metric_calls"] for line in own])))
             ended = "" if all(line["stopped_by"] != "crashed" for line in own) else " (broke)"
-            row = (f"{means[name]:.3f} ({len(own)})", against, f"{calls:,}{ended}", f"{seconds:.0f}")
-            table.add_row(name, *row, f"{seconds / pace:.2f}")
+            row = [f"{means[name]:.3f} ({len(own)})", against, f"{calls:,}{ended}"]
+            for kind, pace in paces.items():
+                seconds = _mean(kind, own)
+                row += [f"{seconds:.0f}", f"{seconds / pace:.2f}" if pace > 0 else ""]
+            table.add_row(name, *row)
         yield table
+
+
+def _mean(kind: str, lines: Sequence[Mapping[str, Any]]) -> float:
+    """The mean of one number of the compiles; nan where none has it."""
+    return float(np.mean([line[kind] for line in lines if kind in line] or [math.nan]))
 
 
 def _against(named: Any, ours: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping[str, Any]]) -> str:
