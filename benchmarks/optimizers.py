@@ -6,12 +6,12 @@
 
 DIR holds one folder a task with train.jsonl, dev.jsonl and test.jsonl. Each line of the file is one compile: task,
 model, optimizer, seed, test score with its 95 % interval, what was measured of every test row, metric calls, seconds,
-those of the search alone, and why it ended. What stands in it already (the same task, model, optimizer, seed, calls and rows) is not run
-again, so that a long series can be stopped and taken up. The table has one row a task and optimizer: the mean over
-seeds, its difference from the best of DSPy's with a 95 % interval, and the seconds next to `joint`'s: of the whole
-compile, and of the search alone, from the baseline's end on dev to the last trial's. (What is not search is the same for
-all: the program as written runs on dev and on test, and writes until its token limit where it does not know what to
-say.) Run it with nothing beside it: seconds are compared.
+those of the search alone, and why it ended. What stands in it already (the same task, model, optimizer, seed, calls and
+rows) is not run again, so that a long series can be stopped and taken up. The table has one row a task and optimizer:
+the mean over seeds, its difference from the best of DSPy's with a 95 % interval, and the seconds next to `joint`'s: of
+the whole compile, and of the search alone, from the baseline's end on dev to the last trial's. (What is not search is
+the same for all: the program as written runs on dev and on test, and writes until its token limit where it does not
+know what to say.) Run it with nothing beside it: seconds are compared.
 
 The difference is the metric's own, of corpus BLEU that of the corpus scores, over the seeds that both have; its
 interval is the paired bootstrap's over test rows. The same rows are drawn again under other seeds: a row's measurements
@@ -163,7 +163,16 @@ def tables(lines: Sequence[Mapping[str, Any]]) -> Iterator[Table]:
         best = max(theirs, key=lambda name: means[name], default=None)
         paces = {kind: _mean(kind, by_optimizer.get("joint", [])) for kind in ("seconds", "search_seconds")}
         title = f"{task} on {model}: {TASKS[task].metric}, test" + (f"; the best of DSPy's is {best}" if best else "")
-        columns = ("optimizer", "score", "against DSPy's best", "metric calls", "seconds", "x joint", "search", "x joint")
+        columns = (
+            "optimizer",
+            "score",
+            "against DSPy's best",
+            "metric calls",
+            "seconds",
+            "x joint",
+            "search",
+            "x joint",
+        )
         table = Table(*columns, title=title)
         for name, own in by_optimizer.items():
             against = "" if best is None or name == best else _against(TASKS[task].metric, own, by_optimizer[best])
