@@ -17,6 +17,7 @@ from pydantic_core import to_jsonable_python
 from ..errors import InputError, nearest
 from ..models.engine import Decoding
 from ..signatures import check_value, dump, field_types
+from ..signatures import signature as typed_signature
 from .checks import shows
 from .heads import with_heads
 from .plan import Plan
@@ -139,6 +140,16 @@ def apply_spec(spec: Spec, program: dspy.Module) -> dspy.Module:
             )
         predictor.state = state_of(kept[name], predictor.signature, folder=spec.folder)
     return program
+
+
+def python_predictors(spec: Spec) -> dict[str, Predictor]:
+    """The predictors of a compiled Python program, which `python_spec` kept without the program. Heads are not read."""
+    found = {}
+    for name, learned in (spec.predictors or {}).items():
+        assert learned.signature is not None, "reading the spec has asked for it"
+        typed = typed_signature(learned.signature, learned.instructions)
+        found[name] = Predictor(typed, state_of(learned, typed, spec.model))
+    return found
 
 
 def _predictors(program: dspy.Module) -> dict[str, Predictor]:

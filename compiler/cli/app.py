@@ -24,7 +24,7 @@ import typer
 from typer import TyperException
 
 from ...errors import CuecardError, InputError, nearest
-from . import ab, check, compile, diff, eval, explain, models, run, show, test
+from . import ab, check, compile, diff, eval, explain, export, models, run, show, test
 from .screen import note, warn
 
 FINE, FAILED, WRONG_INPUT, RUN_FAILED, INTERRUPTED, CLOSED = 0, 1, 2, 3, 130, 141
@@ -67,6 +67,7 @@ app.command(
     options_metavar=WITH_FLAGS,
     context_settings=show.SETTINGS,
 )(show.show)
+app.command("export", short_help="Write the prompts of a program as JSON.", epilog=export.EXAMPLE)(export.export)
 app.command("eval", short_help="Score a program on examples.", epilog=eval.EXAMPLE)(eval.evaluate_program)
 app.command("diff", short_help="Compare two programs, runs or baselines.", epilog=diff.EXAMPLE)(diff.diff)
 app.command("ab", short_help="Run two programs on the same examples and compare them.", epilog=ab.EXAMPLE)(ab.ab)

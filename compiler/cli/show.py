@@ -59,6 +59,7 @@ def show(
     address is given with --model.
     """
     from ...programs.graph import build
+    from ...programs.learned import python_predictors
     from ...programs.spec import load_spec
     from .filling import fill, fill_graph, first_example
     from .flags import read_flags, read_words
@@ -72,7 +73,7 @@ def show(
         asked = fill_graph(graph, values)
         predictors = dict(graph.named_predictors())
     else:
-        predictors = _python_predictors(spec)
+        predictors = python_predictors(spec)
         values = read_flags(flags, _all_inputs(predictors), own_options(context))
         where = "the command line"
         asked = {name: fill(part.signature, values) for name, part in predictors.items()}
@@ -88,20 +89,6 @@ def show(
         say()
         _show(name, predictors[name], asked[name], engine, tokens=tokens)
     return 0
-
-
-def _python_predictors(spec: Spec) -> dict[str, Predictor]:
-    """The predictors of a compiled Python program, which the file holds without the program."""
-    from ...programs.learned import state_of
-    from ...programs.predictor import Predictor
-    from ...signatures import signature
-
-    found = {}
-    for name, learned in (spec.predictors or {}).items():
-        assert learned.signature is not None, "reading the spec has asked for it"
-        typed = signature(learned.signature, learned.instructions)
-        found[name] = Predictor(typed, state_of(learned, typed, spec.model))
-    return found
 
 
 def _all_inputs(predictors: Mapping[str, Predictor]) -> dict[str, Any]:

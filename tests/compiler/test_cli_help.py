@@ -18,6 +18,7 @@ VERBS = (
     ("diff",),
     ("ab",),
     ("explain",),
+    ("export",),
     ("test",),
     ("models",),
     ("models", "list"),
@@ -41,6 +42,7 @@ Commands:
   compile  Find the prompts with which the model does a task best.
   run      Run a program on an input, or on a file of them.
   show     Show the exact prompts of a program.
+  export   Write the prompts of a program as JSON.
   eval     Score a program on examples.
   diff     Compare two programs, runs or baselines.
   ab       Run two programs on the same examples and compare them.
