@@ -42,7 +42,7 @@ def by_share(
         values = [row.labels[column] for row in rows if column in row.labels]
         seen = [copy for outcome in outcomes if (copy := last_copy(outcome, name, field)) is not None and copy.null]
         weights = choice.of(field)
-        bare = SpanWeights(reward=weights.reward, contrast=weights.contrast)
+        bare = SpanWeights(reward=weights.reward, contrast=weights.contrast, beside=weights.beside)
         margins = sorted(copy.margin(bare)[0] for copy in seen)
         if values and margins:
             count = round(len(margins) * sum(value is None for value in values) / len(values))

@@ -3,7 +3,7 @@
 A candidate that copied a field on dev has shown the best spans of every row, each with its log-likelihoods, and those
 of null where the field may be null. What other weights (`SpanWeights`) would have taken from the same numbers takes no
 model call to know. So each field's weights are fitted to the gold values, for every candidate that ran on all of dev:
-the two of the spans on a grid, and null's, for each point of the grid, to the threshold that loses least.
+those of the spans on a grid, and null's, for each point of the grid, to the threshold that loses least.
 
 As in `recalibrate.py`, each fold of the rows is run with what the other folds give, only the rows are run of which
 something else is taken, and the best of all is tried as one more candidate.
@@ -31,9 +31,13 @@ from .recalibrate import Known, Recalibrated, folds_of
 
 REWARDS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.35, 0.5, 0.7, 1.0)
 CONTRASTS = (0.0, 0.15, 0.3, 0.5, 0.7, 0.9)
+BESIDES = (0.0, 2.0, 4.0, 6.0, 9.0, 13.0)
+STEP = 20.0  # so many times less a nat of `beside` is than one of reward or contrast
 SURE = 1e-9  # a gain in goodness that is no rounding
 
 Compare = Callable[[Any, Any], float]
+Point = tuple[float, float, float]
+"""The reward, the contrast and what is given for standing beside the other inputs' words."""
 
 
 @dataclass(frozen=True)
@@ -51,28 +55,27 @@ class Offered:
 
     @cached_property
     def _scores(self) -> NDArray[np.float64]:
-        """What the model gave each span [3, n, m]: log-likelihood, that under the other prompt, length."""
-        found = np.zeros((3, *self.good.shape))
+        """What each span is chosen by [4, n, m]: log-likelihood, that under the other prompt, length, `beside`."""
+        found = np.zeros((4, *self.good.shape))
         found[0] = -np.inf
         for row, copy in enumerate(self.copies):
-            for place, score in enumerate(copy.scores):
-                found[:, row, place] = score.total, score.against, score.length
+            for place, (score, beside) in enumerate(zip(copy.scores, copy.beside, strict=True)):
+                found[:, row, place] = score.total, score.against, score.length, beside
         return found
 
     @cached_property
-    def contrasted(self) -> bool:
-        """Whether spans were scored under the other prompt, too."""
-        return bool(self._scores[1].any())
+    def grid(self) -> dict[Point, tuple[NDArray[np.float64], NDArray[np.float64]]]:
+        """By reward, contrast and beside, for each row how much more the best span is worth than null, and how good it
+        is. What no span has any of is left as it is by default.
+        """
+        usual = SpanWeights()
+        contrasts = CONTRASTS if self._scores[1].any() else (0.0,)
+        besides = BESIDES if self._scores[3].any() else (usual.beside,)
+        return {point: self._taken(*point) for point in itertools.product(REWARDS, contrasts, besides)}
 
-    @cached_property
-    def grid(self) -> dict[tuple[float, float], tuple[NDArray[np.float64], NDArray[np.float64]]]:
-        """By reward and contrast, for each row how much more the best span is worth than null, and how good it is."""
-        contrasts = CONTRASTS if self.contrasted else (0.0,)
-        return {pair: self._taken(*pair) for pair in itertools.product(REWARDS, contrasts)}
-
-    def _taken(self, reward: float, contrast: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        total, against, length = self._scores
-        worths = worth(total, against, length, SpanWeights(reward=reward, contrast=contrast))
+    def _taken(self, reward: float, contrast: float, beside: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        total, against, length, cue = self._scores
+        worths = worth(total, against, length, cue, SpanWeights(reward=reward, contrast=contrast, beside=beside))
         rows, places = np.arange(len(self.copies)), worths.argmax(axis=1)
         null = [-np.inf if copy.null is None else copy.null[0] - contrast * copy.null[1] for copy in self.copies]
         best, bare = worths[rows, places], ~np.isfinite(worths).any(axis=1)  # nothing to copy: null in any case
@@ -80,8 +83,12 @@ class Offered:
 
     def goodness(self, weights: SpanWeights) -> NDArray[np.float64]:
         """How good the value is that some weights take [n]."""
-        margins, good = self._taken(weights.reward, weights.contrast)
+        margins, good = self._taken(*_point(weights))
         return np.where(margins >= weights.absent, good, self.null)
+
+
+def _point(weights: SpanWeights) -> Point:
+    return weights.reward, weights.contrast, weights.beside
 
 
 def offered(evaluator: Evaluator, name: str, outcomes: Sequence[Outcome]) -> dict[str, Offered]:
@@ -109,12 +116,17 @@ def fitted(field: Offered, now: SpanWeights, rows: NDArray[np.int64] | None = No
     chosen = np.arange(len(field.copies)) if rows is None else rows
     chosen = chosen[field.known[chosen]]
     best, most = now, float(field.goodness(now)[chosen].sum())
-    near = sorted(field.grid, key=lambda pair: (abs(pair[0] - now.reward) + abs(pair[1] - now.contrast), pair))
-    for reward, contrast in near:
-        margins, good = (held[chosen] for held in field.grid[reward, contrast])
+
+    def distance(point: Point) -> float:
+        reward, contrast, beside = (abs(x - y) for x, y in zip(point, _point(now), strict=True))
+        return reward + contrast + beside / STEP
+
+    for point in sorted(field.grid, key=lambda point: (distance(point), point)):
+        margins, good = (held[chosen] for held in field.grid[point])
         null, total = _threshold(margins, good, field.null[chosen])
         if total > most + SURE:
-            best, most = SpanWeights(reward=reward, contrast=contrast, absent=null), total
+            reward, contrast, beside = point
+            best, most = SpanWeights(reward=reward, contrast=contrast, beside=beside, absent=null), total
     return best
 
 

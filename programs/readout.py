@@ -35,12 +35,13 @@ from ..models.hidden import FeatureRequest
 from ..seeds import derive_seed
 from ..signatures import choice_value, choices
 from ..signatures.types import shape
+from .beside import beside
 from .channel import demos_of, own_part
 from .formats.base import Format, Values
 from .formats.fields import kind as type_in
 from .heads import check_head, loaded
 from .prompt import Prompt, render
-from .spans import Copy, around, is_text, left_open, record, runs, sources_of, turn_end
+from .spans import Copy, around, is_text, left_open, others_of, record, runs, sources_of, turn_end
 from .state import CHOOSING, PredictorState, ReadOut, SpanChoice
 from .votes import elected, voters
 
@@ -213,7 +214,7 @@ def _copy(call: Call, field: str, before: Values) -> Any:
     found, cuts = runs(tokenizer, call.format, call.signature, field, texts, most)
     if not found:
         if nullable:
-            record(Copy(call.predictor, field, (), (), None, None))
+            record(Copy(call.predictor, field, (), (), (), None, None))
             return None
         raise ReadError(f"there is nothing to copy: {', '.join(sources)} is empty", field=field)
     end = _closing(call, field)
@@ -225,7 +226,8 @@ def _copy(call: Call, field: str, before: Values) -> Any:
     made = call.gatherer.spans(SpanRequest(prompt, found, cuts, end, choice.width, against, null))
     suffix = around(call.format, call.signature, field)[1]
     values = [_read(call, field, tokenizer.decode(found[s.run][: s.length]) + suffix) for s in made.scores]
-    copy = Copy(call.predictor, field, tuple(values), made.scores, made.also, None)
+    asked = [str(call.inputs[name]) for name in others_of(call.signature, sources) if call.inputs.get(name) is not None]
+    copy = Copy(call.predictor, field, tuple(values), made.scores, beside(values, texts, asked), made.also, None)
     copy = replace(copy, chosen=copy.best(weights))
     record(copy)
     return copy.chosen

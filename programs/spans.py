@@ -6,6 +6,7 @@ likeliest. Here every run of words of the chosen inputs is a candidate, the engi
 (`models/spans.py`), and the best is taken by
 
     log P(span, end | prompt) - contrast * log P(span, end | prompt with its other inputs left open) + reward * tokens
+    + beside * (how much it stands beside the words of the other inputs, less how much it is made of them)
 
 Where the output may be null, null is one more candidate, with the nats `absent` in place of the reward.
 
@@ -15,7 +16,7 @@ makes up for a longer text always being the less likely one (He et al. 2016, "Im
 SMT features"). Measured on SmolLM2-135M, SQuAD questions, eight demos: greedy decoding F1 .41, under a mask that lets
 only spans through .42, by total likelihood .45, with a reward .53, with both .59. The defaults are those that do well
 under several prompts, with a tight limit on a span's length and without one: a reward of .35 is a little better under
-some, and takes far too much where nothing limits the length.
+some, and takes far too much where nothing limits the length. For `beside` see `beside.py`.
 """
 
 from __future__ import annotations
@@ -137,9 +138,12 @@ def _from(
 N = TypeVar("N", float, NDArray[np.float64])
 
 
-def worth(total: N, against: N, length: N, weights: SpanWeights) -> N:
-    """What a span, or each of many, is chosen by, in nats. total, against: its log-likelihoods; length: its tokens."""
-    return total - weights.contrast * against + weights.reward * length
+def worth(total: N, against: N, length: N, beside: N, weights: SpanWeights) -> N:
+    """What a span, or each of many, is chosen by, in nats.
+
+    total, against: its log-likelihoods; length: its tokens; beside: how it stands to the other inputs, see `beside.py`.
+    """
+    return total - weights.contrast * against + weights.reward * length + weights.beside * beside
 
 
 def null_worth(total: float, against: float, weights: SpanWeights) -> float:
@@ -151,19 +155,24 @@ def null_worth(total: float, against: float, weights: SpanWeights) -> float:
 class Copy:
     """What a field was copied from: the values of the spans that came through, with their scores, and those of null.
 
-    null: its log-likelihoods under both prompts, where the field may be null; chosen: what was taken.
+    beside: of each span, see `beside.py`; null: its log-likelihoods under both prompts, where the field may be null;
+    chosen: what was taken.
     """
 
     predictor: int
     field: str
     values: tuple[str | None, ...]
     scores: tuple[SpanScore, ...]
+    beside: tuple[float, ...]
     null: tuple[float, float] | None
     chosen: str | None
 
     def margin(self, weights: SpanWeights) -> tuple[float, int | None]:
         """By how many nats the best span is worth more than null, and its place: of equals the first."""
-        worths = [worth(score.total, score.against, score.length, weights) for score in self.scores]
+        worths = [
+            worth(score.total, score.against, score.length, place, weights)
+            for score, place in zip(self.scores, self.beside, strict=True)
+        ]
         place = max(range(len(worths)), key=worths.__getitem__, default=None)
         if place is None or self.null is None:
             return math.inf, place
@@ -201,16 +210,16 @@ def record(copy: Copy) -> None:
         seen.append(copy)
 
 
+def others_of(signature: type[dspy.Signature], sources: Sequence[str]) -> tuple[str, ...]:
+    """The text inputs that are not copied from."""
+    inputs = signature.input_fields
+    return tuple(name for name in inputs if name not in sources and shape(inputs[name].annotation).kind == "str")
+
+
 def left_open(signature: type[dspy.Signature], sources: Sequence[str], inputs: Mapping[str, Any]) -> dict[str, Any]:
     """`inputs` with every text that is not copied from made content-free; the same where there is none."""
-    return {
-        name: CONTENT_FREE
-        if name in signature.input_fields
-        and name not in sources
-        and shape(signature.input_fields[name].annotation).kind == "str"
-        else value
-        for name, value in inputs.items()
-    }
+    others = others_of(signature, sources)
+    return {name: CONTENT_FREE if name in others else value for name, value in inputs.items()}
 
 
 def copied_from(signature: type[dspy.Signature], examples: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:

@@ -57,11 +57,13 @@ class SpanWeights(Strict):
     """What a span is worth beside its log-likelihood, see `spans.py`.
 
     reward: nats per token of the span; contrast: the weight of the log-likelihood that it has when the other inputs are
-    left open, 0 for none; absent: nats for leaving out a field that may be null.
+    left open, 0 for none; beside: nats for standing right among the words of the other inputs, see `beside.py`; absent:
+    nats for leaving out a field that may be null.
     """
 
     reward: float = Field(0.15, allow_inf_nan=False)
     contrast: float = Field(0.3, ge=0.0, allow_inf_nan=False)
+    beside: float = Field(6.0, allow_inf_nan=False)
     absent: float = Field(0.0, allow_inf_nan=False)
 
 

@@ -159,9 +159,8 @@ def _show(name: str, predictor: Predictor, inputs: Mapping[str, Any], engine: To
     for field, offsets in (calibration.offsets if calibration else {}).items():
         lines.append((field, ", ".join(f"{label} {offset:+.2f}" for label, offset in offsets.items()) + " nats"))
     for field, weights in (state.readout.span.fields if state.readout.span else {}).items():
-        lines.append(
-            (field, f"reward {weights.reward:g}, contrast {weights.contrast:g}, absent {weights.absent:+g} nats")
-        )
+        own = f"reward {weights.reward:g}, contrast {weights.contrast:g}, beside {weights.beside:g}"
+        lines.append((field, f"{own}, absent {weights.absent:+g} nats"))
     for field, head in state.readout.heads.items():
         pooled = {"last": "the last token", "mean": "the mean of the prompt's tokens"}.get(head.pooling, "")
         read = "their log-likelihoods" if head.is_matrix else f"layer {head.layer}, {pooled}"

@@ -56,7 +56,7 @@ def copy_of(row: int, *spans: tuple[str, float, float, int], null: float | None 
     """The copy of a row: each span with its two log-likelihoods and its length."""
     scores = tuple(SpanScore(place, length, total, against) for place, (_, total, against, length) in enumerate(spans))
     held = None if null is None else (null, 0.0)
-    return Copy(1, "who", tuple(text for text, *_ in spans), scores, held, None)
+    return Copy(1, "who", tuple(text for text, *_ in spans), scores, (0.0,) * len(scores), held, None)
 
 
 def ran(evaluator: FakeEvaluator, candidate: Candidate, examples: Sequence[Example]) -> tuple[Trial, list[Outcome]]:

@@ -66,7 +66,7 @@ def test_a_span_begins_and_ends_with_a_word() -> None:
 
 def test_the_best_is_likely_long_and_not_likely_anyway() -> None:
     scores = (SpanScore(0, 1, -2.0, -1.0), SpanScore(1, 2, -2.5, -4.0), SpanScore(2, 4, -3.0, -2.0))
-    copy = Copy(0, "answer", ("likely", "not else", "long"), scores, None, None)
+    copy = Copy(0, "answer", ("likely", "not else", "long"), scores, (0.0,) * 3, None, None)
 
     def taken(reward: float, contrast: float) -> str | None:
         return copy.best(SpanWeights(reward=reward, contrast=contrast))
@@ -75,13 +75,13 @@ def test_the_best_is_likely_long_and_not_likely_anyway() -> None:
 
 
 def test_null_is_taken_where_it_is_worth_more_than_every_span() -> None:
-    copy = Copy(0, "answer", ("Ada",), (SpanScore(0, 1, -2.0, -4.0),), (-2.5, -1.0), None)
+    copy = Copy(0, "answer", ("Ada",), (SpanScore(0, 1, -2.0, -4.0),), (0.0,), (-2.5, -1.0), None)
 
     def taken(contrast: float, null: float) -> str | None:
         return copy.best(SpanWeights(reward=0.0, contrast=contrast, absent=null))
 
     assert (taken(0, 0), taken(0, 0.5), taken(0, 0.6), taken(0.5, 0.6)) == ("Ada", "Ada", None, "Ada")
-    assert Copy(0, "answer", (), (), None, None).best(SpanWeights()) is None
+    assert Copy(0, "answer", (), (), (), None, None).best(SpanWeights()) is None
 
 
 def test_the_inputs_that_are_not_copied_from_are_left_open() -> None:
