@@ -52,11 +52,13 @@ def model(offer: Offer) -> FakeEvaluator:
     return FakeEvaluator({"p": SIGNATURE}, never, metric=ExactMatch(), outcome=outcome)
 
 
-def copy_of(row: int, *spans: tuple[str, float, float, int], null: float | None = None) -> Copy:
+def copy_of(
+    row: int, *spans: tuple[str, float, float, int], null: float | None = None, beside: Sequence[float] = ()
+) -> Copy:
     """The copy of a row: each span with its two log-likelihoods and its length."""
     scores = tuple(SpanScore(place, length, total, against) for place, (_, total, against, length) in enumerate(spans))
     held = None if null is None else (null, 0.0)
-    return Copy(1, "who", tuple(text for text, *_ in spans), scores, (0.0,) * len(scores), held, None)
+    return Copy(1, "who", tuple(text for text, *_ in spans), scores, tuple(beside) or (0.0,) * len(scores), held, None)
 
 
 def ran(evaluator: FakeEvaluator, candidate: Candidate, examples: Sequence[Example]) -> tuple[Trial, list[Outcome]]:
@@ -138,6 +140,20 @@ def test_only_rows_of_which_something_else_is_taken_are_run_and_no_more_than_the
     assert [outcome.row.id for outcome in outcomes] == list(range(40))
     assert reweighed(evaluator, known, most_calls=20) is not None
     assert reweighed(evaluator, known, most_calls=19) is None
+
+
+@pytest.mark.parametrize(("beside", "expected"), [((0.0, 0.5), 13.0), ((0.5, 0.0), 0.0)])
+def test_what_standing_beside_the_other_inputs_is_worth_is_fitted(beside: tuple[float, float], expected: float) -> None:
+    """Grace is right: where she stands beside what is asked for, by so much that it takes more than by default."""
+    examples = rows(["Grace"] * 20)
+    worse = -5.0 if expected else 1.0  # how likely Grace is, next to Ada
+    evaluator = model(lambda n: copy_of(n, ("Ada", -1.0, 0.0, 1), ("Grace", -1.0 + worse, 0.0, 1), beside=beside))
+    known = [ran(evaluator, SPANS, examples)]
+    assert known[0][0].score == 0.0
+    found = reweighed(evaluator, known)
+    assert found is not None and score(found.run(evaluator, examples)) == 1.0
+    weight = weights_of(found.candidate).beside
+    assert weight > 10.0 if expected else weight < 2.0
 
 
 def test_weights_that_are_as_good_as_any_stay() -> None:

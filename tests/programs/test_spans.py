@@ -108,6 +108,19 @@ def test_the_likeliest_span_is_taken() -> None:
     assert sum("N/A" in prompt for prompt in prompts) == 1
 
 
+@pytest.mark.parametrize(("weight", "expected"), [(0.0, "Ada"), (6.0, "Grace")])
+def test_of_two_names_the_one_beside_what_is_asked_for_is_taken(weight: float, expected: str) -> None:
+    text = "Ada wrote the first program, a long time ago. Much later, as is well known, Grace wrote the compiler."
+    choice = SpanChoice(contrast=0.0, beside=weight)
+    state = PredictorState(format="completion", readout=ReadOut(kind="span", sources=("context",), span=choice))
+    with recorded_copies() as copies:
+        _, outputs = asked(state, context=text, question="who made the compiler?")
+    assert outputs.answer == expected
+    (copy,) = copies
+    places = dict(zip(copy.values, copy.beside, strict=True))
+    assert places["Grace"] > places["Ada"]
+
+
 def test_without_contrast_no_other_prompt_is_asked() -> None:
     choice = SpanChoice(contrast=0.0)
     state = PredictorState(format="completion", readout=ReadOut(kind="span", sources=("context",), span=choice))
