@@ -8,9 +8,9 @@ several is asked for. So it is one more thing that a span is chosen by, see `spa
 Words are runs of letters and digits, whatever their case. Each counts by how rare it is in the text: by one over the
 number of times that it stands there.
 
-Measured on SmolLM2-135M, SQuAD questions, F1: five prompts of four demos, 150 rows, .409 without it, .430 when only what
-a span is made of counts, .463 when only its place does, and with both, at 2, 4, 6, 9 and 13 nats, .461, .494, .510, .520
-and .521; one prompt of eight demos, 160 other rows, .386 without it, then .480, .533, .568, .570 and .567.
+Measured on SmolLM2-135M, SQuAD questions, F1. Five prompts of four demos, 150 rows: .409 without, .430 when only what
+a span is made of counts, .463 when only its place does; with both, at 2, 4, 6, 9 and 13 nats, .461, .494, .510, .520
+and .521. One prompt of eight demos, 160 other rows: .386 without it, then .480, .533, .568, .570 and .567.
 """
 
 from __future__ import annotations
