@@ -77,6 +77,14 @@ def _alone(spec: Spec, predictors: Mapping[str, Predictor]) -> PromptOnly | None
             hint="Compile it without `head` among search.readouts, and without `matrix` among search.calibrations.",
         )
     for name, part in predictors.items():
+        if name not in alone.predictors:
+            raise InputError(
+                f"compiled.prompt_only has no predictor {name!r}",
+                path=spec.path,
+                line=spec.line("compiled", "prompt_only"),
+                expected=f"the parameters of {', '.join(predictors)}",
+                hint="Compile the program again.",
+            )
         part.state = state_of(alone.predictors[name], part.signature, spec.model)
     return alone
 
@@ -130,9 +138,8 @@ class _Prompt:
 
     def _check(self) -> None:
         for name, field in self._signature.input_fields.items():
-            if (
-                getattr(field.annotation, "__name__", "") == dspy.History.__name__
-            ):  # a file has a model of its own for it
+            # By its name: what a file says of it is read as a model of its own.
+            if getattr(field.annotation, "__name__", "") == dspy.History.__name__:
                 raise self._refused(f"the input {name!r} is a conversation, of which the prompt has every turn")
         if self._state.nearest is not None:
             raise self._refused("its demos are chosen for each input, so its prompt is not one text", FIXED)

@@ -173,6 +173,15 @@ def test_a_program_with_a_head_alone_is_refused(tmp_path: Path) -> None:
         exported(load_spec(compiled(tmp_path, kept=False)))
 
 
+def test_prompts_alone_of_another_program_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = compiled(tmp_path, kept=True)
+    made = yaml.safe_load(path.read_text(encoding="utf-8"))
+    made["compiled"]["prompt_only"]["predictors"] = {"other": {"format": "completion"}}
+    path.write_text(yaml.safe_dump(made), encoding="utf-8")
+    told = cuecard(capsys, "export", path)
+    assert told.code == 2 and "no predictor 'self'" in told.err and str(path) in told.err
+
+
 def test_a_conversation_is_refused() -> None:
     class Chat(dspy.Signature):  # type: ignore[misc]
         """Answer."""
