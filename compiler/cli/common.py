@@ -47,6 +47,9 @@ WeightsKind = Annotated[
         help="full, or int8 or int4: the layers' matrices in fewer bits. Default: the spec's.",
     ),
 ]
+PredictorName = Annotated[
+    str | None, typer.Option("--predictor", metavar="NAME", help="Only this predictor. Default: all.")
+]
 AllowOutside = Annotated[
     bool, typer.Option("--allow-outside", help="Let paths in the spec lead out of its folder. Only if you trust it.")
 ]

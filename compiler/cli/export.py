@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from .common import AllowOutside, ProgramFile, check_folder_of
+from .common import AllowOutside, PredictorName, ProgramFile, check_folder_of
 from .screen import note, say, say_json, warn
 
 EXAMPLE = """\
@@ -24,9 +24,6 @@ Example:
     client.completions.create(model=..., prompt=text, **found["settings"])
 """
 
-PredictorName = Annotated[
-    str | None, typer.Option("--predictor", metavar="NAME", help="Only this predictor. Default: all.")
-]
 Hole = Annotated[
     str | None,
     typer.Option("--hole", metavar="TEXT", help="What stands where an input belongs. Default: {{NAME}}."),
@@ -48,7 +45,7 @@ def export(
     There are the messages of a chat, or one running text, with {{NAME}} for each input; the decoding settings; where
     each output stands in the answer; and what does not go along, with which the program was measured. A program that
     reads a head or a matrix gives the prompts of its best candidate without. Demos that are chosen for each input, and
-    the read-out \'channel\', have no fixed prompt: these are refused. No model is opened.
+    the read-out 'channel', have no fixed prompt: these are refused. No model is opened.
     """
     from ...errors import InputError
     from ...files import write_atomic

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ...errors import InputError, nearest
-from .common import WITH_INPUTS, AllowOutside, ModelName, ProgramWord, own_options
+from .common import WITH_INPUTS, AllowOutside, ModelName, PredictorName, ProgramWord, own_options
 from .progress import working
 from .screen import columns, console, counted, note, say, score_text
 from .summary import decoding_text, has_heads, heads_text, readout_text
@@ -38,9 +38,6 @@ Example:
 
 RULE = "-" * 10
 ANY_WINDOW = 2**30  # tokens; no prompt is longer
-PredictorName = Annotated[
-    str | None, typer.Option("--predictor", metavar="NAME", help="Only this predictor. Default: all.")
-]
 Tokens = Annotated[bool, typer.Option("--tokens", help="Print the prompt's token ids too.")]
 
 
