@@ -13,9 +13,9 @@ from typing import Any
 
 import dspy
 
-from ..errors import InputError, nearest
+from ..errors import InputError
 from ..programs.graph import build
-from ..programs.learned import python_predictors, state_of
+from ..programs.learned import narrowed, python_predictors, state_of
 from ..programs.predictor import Predictor
 from ..programs.references import INPUTS
 from ..programs.schema import PromptOnly, Spec
@@ -39,11 +39,7 @@ def exported(spec: Spec, only: str | None = None, hole: str = HOLE) -> dict[str,
 
     Raises `InputError` for a prompt that is not one fixed text, with what to do instead.
     """
-    predictors = _predictors(spec)
-    if only is not None and only not in predictors:
-        expected, near = f"one of {', '.join(predictors)}", nearest(only, predictors)
-        raise InputError(f"found {only!r}", field="--predictor", expected=expected, nearest=near)
-    named = {only: predictors[only]} if only is not None else predictors
+    named = narrowed(_predictors(spec), only)
     alone = _alone(spec, named)
     made = spec.compiled
     scores = alone.scores if alone else made.scores if made else {}

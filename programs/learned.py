@@ -152,6 +152,16 @@ def python_predictors(spec: Spec) -> dict[str, Predictor]:
     return found
 
 
+def narrowed(predictors: Mapping[str, Predictor], only: str | None) -> dict[str, Predictor]:
+    """The predictors, or the one that is called `only`. Raises `InputError` where none is."""
+    if only is None:
+        return dict(predictors)
+    if only not in predictors:
+        expected, near = f"one of {', '.join(predictors)}", nearest(only, predictors)
+        raise InputError(f"found {only!r}", field="--predictor", expected=expected, nearest=near)
+    return {only: predictors[only]}
+
+
 def _predictors(program: dspy.Module) -> dict[str, Predictor]:
     """Those of the program's predictors that have learned parameters: subclasses of `dspy.Predict` have none."""
     return {name: found for name, found in program.named_predictors() if isinstance(found, Predictor)}

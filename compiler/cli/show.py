@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ...errors import InputError, nearest
+from ...errors import InputError
 from .common import WITH_INPUTS, AllowOutside, ModelName, PredictorName, ProgramWord, own_options
 from .progress import working
 from .screen import columns, console, counted, note, say, score_text
@@ -56,7 +56,7 @@ def show(
     address is given with --model.
     """
     from ...programs.graph import build
-    from ...programs.learned import python_predictors
+    from ...programs.learned import narrowed, python_predictors
     from ...programs.spec import load_spec
     from .filling import fill, fill_graph, first_example
     from .flags import read_flags, read_words
@@ -74,17 +74,15 @@ def show(
         values = read_flags(flags, _all_inputs(predictors), own_options(context))
         where = "the command line"
         asked = {name: fill(part.signature, values) for name, part in predictors.items()}
-    if predictor is not None and predictor not in predictors:
-        expected, near = f"one of {', '.join(predictors)}", nearest(predictor, predictors)
-        raise InputError(f"found {predictor!r}", field="--predictor", expected=expected, nearest=near)
+    wanted = narrowed(predictors, predictor)
     engine = _engine(spec, model)
     say(f"{spec.name} on {engine.name}, inputs from {where if values else 'nowhere, so they stand as {NAME}'}")
     if has_heads(part.state for part in predictors.values()):
         what = heads_text(part.state for part in predictors.values())
         say(f"It reads {what}, which is no prompt and goes with one model alone{_alone(spec)}.")
-    for name in [predictor] if predictor is not None else predictors:
+    for name, part in wanted.items():
         say()
-        _show(name, predictors[name], asked[name], engine, tokens=tokens)
+        _show(name, part, asked[name], engine, tokens=tokens)
     return 0
 
 
