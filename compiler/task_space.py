@@ -11,13 +11,14 @@ import dspy
 from ..errors import InputError
 from ..models.engine import Decoding, Turn
 from ..optimizers.base import Candidate
-from ..optimizers.demos import Demo, label_sets, pools, sets
+from ..optimizers.demos import Demo, label_counts, label_sets, pools, sets
 from ..optimizers.grounding import Ground
 from ..optimizers.instructions import instructions_for
 from ..optimizers.proposers import LanguageModel, propose
 from ..optimizers.refit import held
 from ..optimizers.space import FORMATS, PredictorSpace, Space, demo_counts, readouts_for
 from ..optimizers.starts import JointSpace
+from ..programs.channel import labelled_outputs
 from ..programs.schema import InstructionSpec, SearchSpec
 from ..programs.spans import copied_from, is_text
 from ..programs.state import FormatChoice, ReadOut
@@ -31,6 +32,7 @@ DEMO_SETS = 32
 LABEL_SETS = 8
 CHANNEL_TOKENS = 1500  # of a call's own parts, one for each label, beyond which the read-out `channel` is too dear
 LABEL_TOKENS = 2000  # of a label's demos
+LABELS_TOKENS = 5000  # of all labels' demos at the first points: more are better, and are computed once
 START_TOKENS = 2000
 NEAREST_POOL = 20  # examples from which on the nearest are worth looking for
 NEAREST_TOKENS = 300
@@ -83,7 +85,7 @@ def make_space(
                 nearest,
                 by_channel,
                 listed,
-                start_per_label(listed, len(by_channel[0]), pool, engine) if listed else 0,
+                start_per_label(listed, label_counts(signature, pool), pool, engine) if listed else 0,
                 held(evaluator, name, pool, task.dev) if shows else (),
             )
         )
@@ -158,28 +160,32 @@ def per_label(
 ) -> tuple[int, ...]:
     """How many demos of each label may be shown under the read-out `channel`; none where it can't be used.
 
-    That is where the only output has labels, of which two have demos, and an input is a text. A call costs its own part
-    once for each label, so many labels and long texts rule it out; a prompt holds only the demos of one label.
+    That is where an input is a text, and an output has labels of which two have demos. A call costs its own part
+    once for each label, so many labels and long texts rule it out; a prompt holds only the demos of one label, unless
+    it is that of an output without labels, which is written after all of them.
     """
-    fields = list(signature.output_fields.values())
-    labels = choices(fields[0].annotation) if len(fields) == 1 else None
-    if labels is None or not any(is_text(field.annotation) for field in signature.input_fields.values()):
+    outputs = labelled_outputs(signature)
+    if not outputs or not pool or not any(is_text(field.annotation) for field in signature.input_fields.values()):
         return ()
-    groups = [len(group) for group in label_sets(pool, signature, 1, seed=0, name="")[0]]
-    mean = mean_tokens(pool, engine) if pool else 0
-    if len(groups) < 2 or not span[1] or len(labels) * mean > CHANNEL_TOKENS:
+    groups = label_counts(signature, pool)
+    labels, mean = sum(map(len, outputs.values())), mean_tokens(pool, engine)
+    few = all(len(group) < 2 for group in groups.values())
+    if few or not span[1] or labels * mean > CHANNEL_TOKENS:
         return ()
     low, high = span
-    counts = [count for count in demo_counts(max(1, low), high, max(groups)) if count * mean <= LABEL_TOKENS]
-    return tuple(counts) or (1,)
+    shown = 1 if len(outputs) == len(signature.output_fields) else sum(map(len, groups.values()))
+    counts = demo_counts(max(1, low), high, max(max(group.values()) for group in groups.values()))
+    return tuple(count for count in counts if count * shown * mean <= LABEL_TOKENS) or (1,)
 
 
-def start_per_label(counts: Sequence[int], labels: int, pool: Sequence[Demo], engine: JournaledEngine) -> int:
-    """How many demos of each of so many labels the first points show: as many as make about `START_TOKENS` tokens in
-    all.
+def start_per_label(
+    counts: Sequence[int], groups: Mapping[str, Mapping[str, int]], pool: Sequence[Demo], engine: JournaledEngine
+) -> int:
+    """How many demos of each of the labels in `groups` the first points show: as many as make about `LABELS_TOKENS`
+    tokens in all.
     """
-    mean = mean_tokens(pool, engine)
-    return max((count for count in counts if count * labels * mean <= START_TOKENS), default=counts[0])
+    mean, labels = mean_tokens(pool, engine), sum(map(len, groups.values()))
+    return max((count for count in counts if count * labels * mean <= LABELS_TOKENS), default=counts[0])
 
 
 def mean_tokens(pool: Sequence[Demo], engine: JournaledEngine) -> float:

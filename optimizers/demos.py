@@ -11,15 +11,16 @@ from __future__ import annotations
 import math
 import random
 import statistics
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dspy
 
+from ..programs.channel import labelled_outputs
 from ..programs.formats.fields import present
 from ..programs.votes import most_alike
 from ..seeds import derive_seed
-from ..signatures import choices
 from ..signatures.types import shape
 from .base import Candidate, Evaluator, Outcome, Row
 from .shown import label_of
@@ -109,19 +110,23 @@ def sets(pool: Sequence[Demo], count: int, size: int, *, seed: int, name: str) -
     return tuple(drawn)
 
 
+def label_counts(signature: type[dspy.Signature], pool: Sequence[Demo]) -> dict[str, Counter[str]]:
+    """How many demos each label has, of every output with labels."""
+    found = {field: Counter[str]() for field in labelled_outputs(signature)}
+    for field, counts in found.items():
+        texts = (label_of(demo[field], signature.output_fields[field].annotation) for demo in pool if field in demo)
+        counts.update(text for text in texts if text is not None)
+    return found
+
+
 def label_sets(
     pool: Sequence[Demo], signature: type[dspy.Signature], count: int, *, seed: int, name: str
-) -> tuple[tuple[tuple[Demo, ...], ...], ...]:
-    """`count` draws in which the demos of each label of the only output stand in an order of their own; labels in the
-    order of the type, those without a demo left out.
-    """
-    field, output = next(iter(signature.output_fields.items()))
-    groups: dict[str, list[Demo]] = {label: [] for label in choices(output.annotation) or ()}
-    for demo in pool:
-        if (label := label_of(demo.get(field), output.annotation)) is not None:
-            groups[label].append(demo)
+) -> tuple[tuple[Demo, ...], ...]:
+    """`count` orders of all demos that have a label; a candidate shows those that are the first k of some label."""
+    outputs = {field: signature.output_fields[field].annotation for field in labelled_outputs(signature)}
+    labelled = [demo for demo in pool if any(f in demo and label_of(demo[f], type_) for f, type_ in outputs.items())]
     drawn = []
     for index in range(count):
         generator = random.Random(derive_seed(seed, "label demos", name, index))
-        drawn.append(tuple(tuple(generator.sample(group, len(group))) for group in groups.values() if group))
+        drawn.append(tuple(generator.sample(labelled, len(labelled))))
     return tuple(drawn)

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import dspy
 
 from ..models.engine import Decoding
+from ..programs.channel import first_of_each, labelled_outputs
 from ..programs.spans import is_text
 from ..programs.state import FormatChoice, NearestDemos, PredictorState, ReadOut, SpanChoice
 from ..programs.votes import generates
@@ -62,7 +63,7 @@ class PredictorSpace:
     shown, `start_count` (default: the most) how many the first points show; `sources` are the inputs that the read-out
     `span` copies from, `longest` the most tokens of a span; `nearest_counts` says how many demos of `pool`, and of the
     dev rows that are `held` beside it (`refit.py`), are chosen at call time. Under the read-out `channel` it is
-    `label_sets`, draws in which each label's demos stand in order, and how many of each label are shown, `per_label`
+    `label_sets`, orders of the demos that have a label, and how many of each label are shown, `per_label`
     (`start_per_label` at the first points).
     """
 
@@ -80,7 +81,7 @@ class PredictorSpace:
     longest: int | None = None
     pool: tuple[Demo, ...] = ()
     nearest_counts: tuple[int, ...] = (0,)
-    label_sets: tuple[tuple[tuple[Demo, ...], ...], ...] = ()
+    label_sets: tuple[tuple[Demo, ...], ...] = ()
     per_label: tuple[int, ...] = ()
     start_per_label: int = 0
     held: tuple[Demo, ...] = ()
@@ -124,7 +125,7 @@ class PredictorSpace:
         }
         demos = self.demo_sets[mine["demo_set"]][: mine["demos"]] if mine.get("demos") else ()
         if mine["readout"] == CHANNEL:
-            demos = tuple(demo for label in self.label_sets[mine["label_set"]] for demo in label[: mine["per_label"]])
+            demos = first_of_each(self.signature, self.label_sets[mine["label_set"]], mine["per_label"])
         settings = {setting: mine[setting] for setting in self.ranges if setting in mine}
         nearest = mine.get("nearest")
         return PredictorState(
@@ -132,11 +133,13 @@ class PredictorSpace:
             demos=demos,
             nearest=NearestDemos(count=nearest, pool=(*self.pool, *self.held)) if nearest else None,
             format=_format_choice(mine["format"]),
-            readout=self._readout(mine["readout"].partition("+")[0]),
+            readout=self._readout(mine["readout"].partition("+")[0], mine.get("per_label")),
             decoding=Decoding.model_validate({**self.decoding.model_dump(), **settings}),
         )
 
-    def _readout(self, kind: str) -> ReadOut:
+    def _readout(self, kind: str, per_label: int | None) -> ReadOut:
+        if kind == CHANNEL and len(labelled_outputs(self.signature)) > 1:
+            return ReadOut(kind=kind, per_label=per_label)
         if kind != "span":
             return ReadOut(kind=kind)
         return ReadOut(kind=kind, sources=self.sources, span=SpanChoice(longest=self.longest))
@@ -167,9 +170,8 @@ def readouts_for(
 
     `span` is there where the examples' text outputs are `copied` from an input, with a batch calibration of null where
     one may be null; `constrained` where a type can be constrained; `choice` where an output has a finite set of values,
-    and with it the calibrations: `choice` alone is the calibration `none`; `channel` where such an output is the only
-    one, which tells the demos of one label from those of another. Without `scores` the target cannot score a text, and
-    there is neither `choice`, `channel` nor `span`.
+    and with it the calibrations: `choice` alone is the calibration `none`; `channel` where such outputs' demos make a
+    `channel`. Without `scores` the target cannot score a text, and there is neither `choice`, `channel` nor `span`.
     Where nothing wanted applies, `text` is left.
     """
     has_choices = scores and any(choices(output.annotation) for output in signature.output_fields.values())

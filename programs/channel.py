@@ -8,19 +8,24 @@ alike; what a label is called matters little, and none is favoured because its n
 
 The demos are the same for all inputs, so an engine that shares prefixes computes them once: a call costs its inputs
 once for each label, however many demos there are.
+
+Of several outputs with labels each is judged by itself. Demos that serve one of them have labels of the others too, and
+more of some than of others: so a prompt shows as many demos of its label as `ReadOut.per_label` says, the first.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from itertools import islice
 from typing import Any
 
 import dspy
 
 from ..errors import InputError
 from ..models.engine import ScoreRequest, Tokenizer
-from ..signatures import write
+from ..signatures import choices, write
 from .formats.base import Format, Values
 from .prompt import Prompt
 from .spans import is_text
@@ -28,10 +33,33 @@ from .spans import is_text
 OPEN = "\N{OBJECT REPLACEMENT CHARACTER}"  # no text begins or ends like it
 
 
-def demos_of(signature: type[dspy.Signature], demos: Sequence[Values], field: str, label: str) -> tuple[Values, ...]:
-    """The demos whose output `field` is `label`, in order."""
+def labelled_outputs(signature: type[dspy.Signature]) -> dict[str, tuple[str, ...]]:
+    """The outputs with a finite set of values, and the labels of each."""
+    found = {name: choices(field.annotation) for name, field in signature.output_fields.items()}
+    return {name: tuple(labels) for name, labels in found.items() if labels}
+
+
+def demos_of(
+    signature: type[dspy.Signature], demos: Sequence[Values], field: str, label: str, most: int | None = None
+) -> tuple[Values, ...]:
+    """The demos whose output `field` is `label`, in order: all, or the first `most`."""
     annotation = signature.output_fields[field].annotation
-    return tuple(demo for demo in demos if field in demo and write(demo[field], annotation) == label)
+    found = (demo for demo in demos if field in demo and write(demo[field], annotation) == label)
+    return tuple(islice(found, most))
+
+
+def first_of_each(signature: type[dspy.Signature], demos: Sequence[Values], most: int) -> tuple[Values, ...]:
+    """The demos, in order, that are among the first `most` of some label of some output."""
+    outputs = labelled_outputs(signature)
+    counts: Counter[tuple[str, str]] = Counter()
+    kept = []
+    for demo in demos:
+        texts = {name: write(demo[name], signature.output_fields[name].annotation) for name in outputs if name in demo}
+        mine = [(name, text) for name, text in texts.items() if text in outputs[name]]
+        if any(counts[key] < most for key in mine):
+            kept.append(demo)
+        counts.update(mine)
+    return tuple(kept)
 
 
 def texts_of(signature: type[dspy.Signature], inputs: Values) -> tuple[str, ...]:

@@ -196,7 +196,7 @@ class SearchSpec(Strict):
 
     demos: Span[Count] = (0, 8)
     nearest: Span[Count] = (0, 8)
-    per_label: Span[Count] = (4, 32)
+    per_label: Span[Count] = (4, 64)
     refit: bool = True
     recalibrate: bool = True
     instructions: Annotated[

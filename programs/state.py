@@ -114,12 +114,13 @@ class ReadOut(Strict):
 
     `text`: generated freely, then parsed; `constrained`: generated under the mask that the output types imply;
     `choice`: fields with choices take the most likely one, all other fields are generated; `channel`: likewise, but
-    each choice is judged by how likely the inputs are after the demos that have it, see `channel.py`; `span`: text
-    fields are copied word for word from the inputs named in `sources` (none: from any text input), the most likely span
-    as `span` tells, all other fields are generated; `head`: the fields in `heads` are read off the model's hidden
-    state, which is no prompt and goes with one model only, all other fields are generated. A `choice` or `channel` may
-    have `heads` too, matrices that read the labels' log-likelihoods. With `votes`, so many answers are drawn where one
-    is generated, and the one is taken that most agree with, see `votes.py`. In YAML also short: `readout: choice`.
+    each choice is judged by how likely the inputs are after the demos that have it, see `channel.py`, of which no more
+    than the first `per_label` are shown (none: all); `span`: text fields are copied word for word from the inputs named
+    in `sources` (none: from any text input), the most likely span as `span` tells, all other fields are generated;
+    `head`: the fields in `heads` are read off the model's hidden state, which is no prompt and goes with one model
+    only, all other fields are generated. A `choice` or `channel` may have `heads` too, matrices that read the labels'
+    log-likelihoods. With `votes`, so many answers are drawn where one is generated, and the one is taken that most
+    agree with, see `votes.py`. In YAML also short: `readout: choice`.
     """
 
     kind: ReadOutKind = "text"
@@ -128,6 +129,7 @@ class ReadOut(Strict):
     span: SpanChoice | None = None
     heads: dict[str, HeadChoice] = Field(default_factory=dict)
     votes: int | None = Field(None, ge=2, le=64)
+    per_label: int | None = Field(None, ge=1)
 
     @property
     def chooses(self) -> bool:

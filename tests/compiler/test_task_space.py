@@ -9,6 +9,7 @@ from fakes import WordLearner
 
 import cuecard
 from cuecard.compiler.task_space import nearest_counts, per_label, start_per_label
+from cuecard.optimizers.demos import label_counts
 
 ROUTE = cuecard.signature("ticket -> queue")
 
@@ -41,10 +42,15 @@ def test_a_small_pool_has_no_near_demos() -> None:
 LABELS = "ticket -> queue: Literal['billing', 'technical', 'account']"
 
 
-def labelled(words: int, **each: int) -> list[dict[str, Any]]:
-    """So many examples of each label, of so many words with it."""
-    ticket = " ".join(["word"] * (words - 1))
-    return [{"ticket": ticket, "queue": label} for label, count in each.items() for _ in range(count)]
+REASONED = "ticket -> reason, queue: Literal['billing', 'technical']"
+URGENT = "ticket -> queue: Literal['billing', 'technical'], urgent: bool"
+
+
+def labelled(words: int, reason: str | None = None, urgent: bool | None = None, **each: int) -> list[dict[str, Any]]:
+    """So many examples of each label, of so many words with it and the other outputs."""
+    others = {name: value for name, value in (("reason", reason), ("urgent", urgent)) if value is not None}
+    ticket = " ".join(["word"] * (words - 1 - len(others)))
+    return [{"ticket": ticket, **others, "queue": label} for label, count in each.items() for _ in range(count)]
 
 
 @pytest.mark.parametrize(
@@ -60,7 +66,10 @@ def labelled(words: int, **each: int) -> list[dict[str, Any]]:
         (LABELS, labelled(10, billing=12), (4, 32), ()),  # one label is no choice
         (LABELS, [], (4, 32), ()),
         ("ticket -> queue", labelled(10, billing=12, technical=3), (4, 32), ()),
-        ("ticket -> reason, queue: Literal['billing', 'technical']", labelled(9, billing=9, technical=9), (4, 32), ()),
+        (REASONED, labelled(9, reason="cold", billing=40, technical=40), (4, 32), (4, 8, 16, 32)),
+        (REASONED, labelled(99, reason="cold", billing=40, technical=40), (4, 32), (4, 8)),  # written after all of them
+        (URGENT, labelled(9, urgent=True, billing=9, technical=9), (4, 32), (4, 8, 16, 18)),
+        (URGENT, labelled(9, urgent=True, billing=9), (4, 32), ()),  # nor are two labels of two outputs
         ("count: int -> queue: Literal['a', 'b']", [{"count": n, "queue": "ab"[n % 2]} for n in range(9)], (4, 8), ()),
     ],
 )
@@ -71,8 +80,9 @@ def test_the_channel_is_offered_where_labels_have_demos_and_calls_are_short(
     assert per_label(span, cuecard.signature(signature), pool, engine) == expected
 
 
-@pytest.mark.parametrize(("words", "expected"), [(10, 32), (40, 16), (200, 4), (900, 4)])
+@pytest.mark.parametrize(("words", "expected"), [(10, 32), (60, 16), (200, 8), (900, 4)])
 def test_the_first_points_show_about_as_much_as_others(words: int, expected: int) -> None:
     engine: Any = WordLearner().engine()
     pool = labelled(words, billing=40, technical=40, account=40)
-    assert start_per_label((4, 8, 16, 32), 3, pool, engine) == expected
+    groups = label_counts(cuecard.signature(LABELS), pool)
+    assert start_per_label((4, 8, 16, 32), groups, pool, engine) == expected

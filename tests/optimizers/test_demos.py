@@ -13,7 +13,7 @@ import cuecard
 from cuecard.compiler.examples import Example
 from cuecard.metrics import Measurement
 from cuecard.optimizers.base import Candidate, Outcome, Step
-from cuecard.optimizers.demos import label_sets, pools, sets
+from cuecard.optimizers.demos import label_counts, label_sets, pools, sets
 from cuecard.programs.state import PredictorState
 
 ROUTE = cuecard.signature("ticket -> queue: Literal['billing', 'technical']")
@@ -225,13 +225,15 @@ def test_seed_and_predictor_make_other_sets() -> None:
     assert len(set(map(repr, drawn[0]))) > 1
 
 
-def test_the_demos_of_each_label_stand_apart_and_in_orders_of_their_own() -> None:
-    route = cuecard.signature("ticket -> queue: Literal['a', 'b', 'c']")
-    pool = [{"ticket": str(n), "queue": "ca"[n % 2]} for n in range(20)]
-    first, second = label_sets(pool, route, 2, seed=3, name="p")
+def test_demos_with_a_label_stand_in_orders_of_their_own() -> None:
+    route = cuecard.signature("ticket -> queue: Literal['a', 'b', 'c'], urgent: bool | None, note")
+    pool = [{"ticket": str(n), "queue": "ca"[n % 2], "urgent": n % 4 == 0, "note": ""} for n in range(20)]
+    other = [{"ticket": "x", "note": ""}, {"ticket": "y", "queue": "d"}, {"ticket": "z", "urgent": None}]
+    first, second = label_sets([*pool, *other], route, 2, seed=3, name="p")
     for drawn in (first, second):
-        assert [{demo["queue"] for demo in group} for group in drawn] == [{"a"}, {"c"}], "as the type has them"
-        assert sorted(demo["ticket"] for group in drawn for demo in group) == sorted(demo["ticket"] for demo in pool)
+        assert sorted(map(repr, drawn)) == sorted(map(repr, [*pool, other[2]])), "null is a label where it may be one"
     assert first != second
-    assert (first, second) == label_sets(pool, route, 2, seed=3, name="p")
-    assert first != label_sets(pool, route, 1, seed=4, name="p")[0]
+    assert (first, second) == label_sets([*pool, *other], route, 2, seed=3, name="p")
+    assert first != label_sets([*pool, *other], route, 1, seed=4, name="p")[0]
+    counts = label_counts(route, [*pool, *other])
+    assert counts == {"queue": {"a": 10, "c": 10}, "urgent": {"true": 5, "false": 15, "null": 1}}

@@ -75,7 +75,7 @@ def part(**changes: Any) -> PredictorSpace:
         {"nearest_counts": (0, 1, 4)},
         {"ranges": {"top_k": (0, 3)}},
         {"ranges": {"top_k": (0, 3), "temperature": (0.5, 0.5)}},
-        {"readouts": ("choice", "channel"), "label_sets": ((POOL[:2],), (POOL[2:],)), "per_label": (1, 2)},
+        {"readouts": ("choice", "channel"), "label_sets": (POOL, POOL[::-1]), "per_label": (1, 2)},
         {"signature": NOTE, "readouts": ("text", "span"), "ranges": {"top_k": (1, 2)}, "sources": ("ticket",)},
     ],
     ids=str,

@@ -103,9 +103,10 @@ def test_dimensions_are_absent_where_they_mean_nothing(seed: int) -> None:
     assert {"temperature", "top_k", "max_tokens"} <= mine.keys() if written else not mine.keys() & {"temperature"}
 
 
+BOTH = tuple({"ticket": f"t{n}", "queue": ("billing", "technical")[n % 2]} for n in range(6))
 LISTED: dict[str, Any] = {
     "readouts": ("text", "choice", CHANNEL),
-    "label_sets": ((POOL[:2], POOL[2:]), (POOL[1::-1], POOL[3:])),
+    "label_sets": (BOTH, BOTH[::-1]),
     "per_label": (1, 2),
     "start_per_label": 1,
 }
@@ -120,10 +121,19 @@ def test_the_channel_has_demos_of_its_own(seed: int) -> None:
     assert (mine["readout"] == CHANNEL) == ("per_label" in mine) == ("label_set" in mine) == ("demos" not in mine)
     if mine["readout"] == CHANNEL:
         assert not mine.keys() & {"temperature", "nearest", "demo_set"}
-        first, second = part.label_sets[mine["label_set"]]
-        assert state.demos == (*first[: mine["per_label"]], *second[: mine["per_label"]])
+        assert state.demos == part.label_sets[mine["label_set"]][: 2 * mine["per_label"]], "the labels take turns there"
         assert state.nearest is None and state.readout == ReadOut(kind="channel")
         assert part.calibration(params) is None
+
+
+def test_several_outputs_with_labels_have_as_many_demos_each() -> None:
+    signature = cuecard.signature("ticket -> queue: Literal['billing', 'technical'], urgent: bool")
+    pool = tuple({**demo, "urgent": place == 5} for place, demo in enumerate(BOTH))
+    part = space(signature=signature, **{**LISTED, "label_sets": (pool,)})
+    params = {"p.instruction": 0, "p.readout": CHANNEL, "p.per_label": 1, "p.label_set": 0, "p.format": "chat"}
+    state = part.state(params)
+    assert state.demos == (*pool[:2], pool[5]), "a queue each, and an urgent one"
+    assert state.readout == ReadOut(kind="channel", per_label=1)
 
 
 def test_the_channel_is_tried_first_and_in_another_format_last() -> None:

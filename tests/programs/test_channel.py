@@ -7,13 +7,13 @@ from typing import Any
 
 import dspy
 import pytest
-from fakes import FakeEngine
+from fakes import FakeEngine, says
 
 import cuecard
 from cuecard.errors import InputError
 from cuecard.models.engine import ScoreRequest
 from cuecard.models.lm import language_model
-from cuecard.programs.channel import demos_of
+from cuecard.programs.channel import demos_of, first_of_each
 from cuecard.programs.formats.registry import BUILT_IN
 from cuecard.programs.predictor import Predictor
 from cuecard.programs.readout import first_calls, recorded_choices
@@ -138,6 +138,39 @@ def test_demos_are_told_apart_by_what_their_label_is_written_as() -> None:
     ]
     assert [demo["ticket"] for demo in demos_of(Route, demos, "queue", "billing")] == ["a", "b"]
     assert [demo["ticket"] for demo in demos_of(Route, demos, "urgent", "true")] == ["a", "c", "d"]
+    assert [demo["ticket"] for demo in demos_of(Route, demos, "urgent", "true", 2)] == ["a", "c"]
+    assert [demo["ticket"] for demo in first_of_each(Route, demos, 1)] == ["a", "b", "c"], "d is the third urgent one"
+    assert first_of_each(Route, demos, 3) == tuple(demos)
+
+
+TWO = "ticket -> queue: Literal['billing', 'technical'], urgent: bool"
+URGENT = (
+    {"ticket": "My invoice is wrong.", "queue": "billing", "urgent": False},
+    {"ticket": "It hums.", "queue": "technical", "urgent": False},
+    {"ticket": "I was charged twice.", "queue": "billing", "urgent": False},
+    {"ticket": "Smoke comes out now.", "queue": "technical", "urgent": True},
+)
+
+
+def test_each_of_several_outputs_is_judged_by_itself() -> None:
+    engine = FakeEngine(likelihood=alike)
+    found = run(part(TWO, demos=URGENT, per_label=1), engine, ticket="Smoke over my invoice now")
+    assert (found.queue, found.urgent) == ("billing", True)
+    texts = [[engine.tokenizer.text(request.prompt) for request in batch] for batch in engine.batches]
+    shown = [[[demo["ticket"] in text for demo in URGENT] for text in batch] for batch in texts]
+    queues = [[True, False, False, False], [False, True, False, False]]
+    assert shown == [queues, [[False, False, False, True], [True, False, False, False]]], "true, then false"
+
+
+def test_an_output_without_labels_is_written_after_all_demos() -> None:
+    engine = FakeEngine(says("thanks"), likelihood=alike)
+    demos = tuple({**demo, "reply": "Sorry."} for demo in DEMOS)
+    found = run(part(QUEUE + ", reply", demos=demos, per_label=1), engine, ticket="My invoice is wrong")
+    assert (found.queue, found.reply) == ("billing", "thanks")
+    labels, (written,) = engine.batches
+    assert len(labels) == 3
+    text = engine.tokenizer.text(written.prompt)
+    assert all(demo["ticket"] in text for demo in DEMOS) and text.rstrip().endswith("Queue: billing\nReply:")
 
 
 def test_it_needs_labels_and_a_text() -> None:
