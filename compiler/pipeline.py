@@ -26,8 +26,9 @@ from ..optimizers.context import StrategyContext
 from ..optimizers.foreign import is_foreign, run_teleprompter
 from ..optimizers.headed import FORMATS as HEAD_FORMATS
 from ..optimizers.joint import strategy_named
-from ..optimizers.pacing import Way, afforded, kept_back
+from ..optimizers.pacing import WEIGHED, Way, afforded, kept_back
 from ..optimizers.recalibrate import METHODS
+from ..optimizers.refit import dearer, with_rows
 from ..optimizers.search import Search, SearchResult
 from ..optimizers.shared import SharedStudy
 from ..optimizers.space import Space
@@ -168,11 +169,15 @@ def _ways_after(
     # The result of an optimizer of DSPy's stays what it made.
     chooses = bool(found & {*CHOOSING, "span"}) and not is_foreign(task.optimizer)
     about: dict[str, Any] = {"written": written, "chooses": chooses, "seed": task.seed}
+    about["per_label"] = search.space.most_per_label
     return ways_after(search.evaluator, task.search, task.train, task.dev, formats, candidate, **about)
 
 
 def keep_back(task: Task, search: Search, engine: JournaledEngine) -> None:
-    """Let the search keep back metric calls for what is tried after it, and what else that costs for the refit."""
+    """Let the search keep back metric calls for what is tried after it, and what else that costs for the refit.
+
+    Those of the refit only while the best is chosen by the channel, which is never tried with dev's rows before.
+    """
     if grows_after(task.search, search.space):
         search.pacer.tried = len(task.dev)
     if task.budget.metric_calls is not None:
@@ -180,6 +185,8 @@ def keep_back(task: Task, search: Search, engine: JournaledEngine) -> None:
         if room < FEWEST_RUNS * len(task.dev):
             ways.pop("recalibrate", None)
         search.pacer.kept = kept_back(ways, room)
+        if task.search.refit and room >= FEWEST_RUNS * len(task.dev):
+            search.refit = len(task.dev)
 
 
 def _affordable(
@@ -192,9 +199,18 @@ def _affordable(
     ways = _ways_after(task, search, engine, result.chosen.candidate)
     voting = "votes" in ways and search.affords(result.chosen, task.search.votes or 1)
     ways |= {} if voting or "votes" not in ways else {"votes": []}
-    if "refit" in ways and not search.affords(result.chosen, 1 + ((task.search.votes or 1) if voting else 0)):
+    times = 1 + ((task.search.votes or 1) if voting else 0)
+    if "refit" in ways and not search.affords(result.chosen, times, _dearer(search, result)):
         ways["refit"] = []
     return {name: way if known.get(name, True) else None for name, way in afforded(ways, _room(task, search)).items()}
+
+
+def _dearer(search: Search, result: SearchResult) -> float:
+    """How many times as much a row of dev costs when it is among the demos, see `dearer`."""
+    found, rows = result.chosen.candidate, search.dev[:WEIGHED]
+    written, most = result.baseline.candidate, search.space.most_per_label
+    grown = with_rows(search.evaluator, found, search.dev, written, most)
+    return 1.0 if grown is None else dearer(search.evaluator, found, grown, rows)
 
 
 def _challenged(

@@ -86,6 +86,7 @@ def make_space(
                 by_channel,
                 listed,
                 start_per_label(listed, label_counts(signature, pool), pool, engine) if listed else 0,
+                most_per_label(task.search.per_label[1], signature, pool, engine) if listed else 0,
                 held(evaluator, name, pool, task.dev) if shows else (),
             )
         )
@@ -93,9 +94,12 @@ def make_space(
 
 
 def grows_after(wanted: SearchSpec, space: Space) -> bool:
-    """Whether dev's rows are yet to join the demos that are chosen at call time: where the search did without them."""
+    """Whether dev's rows are yet to join the demos that are chosen at call time, where the search did without them, or
+    those of each label.
+    """
     near = any(any(part.nearest_counts) for part in space.predictors)
-    return wanted.refit and near and not any(part.held for part in space.predictors)
+    shown = near and not any(part.held for part in space.predictors)
+    return wanted.refit and (shown or any(space.most_per_label.values()))
 
 
 def proposals_for(wanted: InstructionSpec, predictor: str) -> int:
@@ -168,14 +172,20 @@ def per_label(
     if not outputs or not pool or not any(is_text(field.annotation) for field in signature.input_fields.values()):
         return ()
     groups = label_counts(signature, pool)
-    labels, mean = sum(map(len, outputs.values())), mean_tokens(pool, engine)
+    labels, (low, high) = sum(map(len, outputs.values())), span
     few = all(len(group) < 2 for group in groups.values())
-    if few or not span[1] or labels * mean > CHANNEL_TOKENS:
+    if few or not high or labels * mean_tokens(pool, engine) > CHANNEL_TOKENS:
         return ()
-    low, high = span
-    shown = 1 if len(outputs) == len(signature.output_fields) else sum(map(len, groups.values()))
+    high = min(high, most_per_label(high, signature, pool, engine))
     counts = demo_counts(max(1, low), high, max(max(group.values()) for group in groups.values()))
-    return tuple(count for count in counts if count * shown * mean <= LABEL_TOKENS) or (1,)
+    return counts
+
+
+def most_per_label(high: int, signature: type[dspy.Signature], pool: Sequence[Demo], engine: JournaledEngine) -> int:
+    """The most demos of each label, up to `high`, that make about `LABEL_TOKENS` tokens in a prompt."""
+    alone = len(labelled_outputs(signature)) == len(signature.output_fields)
+    together = 1 if alone else sum(map(len, label_counts(signature, pool).values()))
+    return max(1, min(high, int(LABEL_TOKENS / (together * mean_tokens(pool, engine)))))
 
 
 def start_per_label(

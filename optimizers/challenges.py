@@ -1,10 +1,10 @@
 """What is tried on top of what a search found, each as one more candidate that has to win on dev.
 
-Dev rows among the demos that are chosen at call time (`refit.py`), calibrations fitted to what dev has shown
-(`recalibrate.py`, `reweigh.py`), votes (`voted.py`), and heads and matrices, which are no prompts (`headed.py`). What
-it takes to fit and try one counts for the budget like a search's runs of the program: a prompt that is read for its
-hidden states is a metric call, though it is cheaper than a run of the program. Where the budget has no room for all
-train rows in all formats, fewer are taken.
+Dev rows among the demos that are chosen at call time or by their label (`refit.py`), calibrations fitted to what dev
+has shown (`recalibrate.py`, `reweigh.py`), votes (`voted.py`), and heads and matrices, which are no prompts
+(`headed.py`). What it takes to fit and try one counts for the budget like a search's runs of the program: a prompt that
+is read for its hidden states is a metric call, though it is cheaper than a run of the program. Where the budget has no
+room for all train rows in all formats, fewer are taken.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .headed import fresh_rows, headed, label_outputs, with_matrices
 from .heads import Fitted
 from .pacing import Way, blocks
 from .recalibrate import METHODS, recalibrated
-from .refit import shown_itself, with_rows
+from .refit import NOTHING, shown_itself, with_rows
 from .reweigh import reweighed
 from .search import Search, SearchResult
 from .shown import gold_label
@@ -42,16 +42,17 @@ def ways_after(
     *,
     written: Candidate | None = None,
     chooses: bool = True,
+    per_label: Mapping[str, int] = NOTHING,
     seed: int = 0,
 ) -> dict[str, list[Way]]:
     """The ways to try things on top of what a search finds, the best last, and nothing of what can't be tried.
 
     Of what `wanted` names: the `head`, fitted on more and more rows, and then in more formats; the `matrix`; the
-    `votes`; the `refit`, for which no search keeps calls back; and the `recalibrate`d labels and spans, of which only
-    rows that change are run, hardly ever all: it can do with what the refit leaves.
+    `votes`; the `refit`, for which a search keeps calls back itself (`Search.refit`); and the `recalibrate`d labels and
+    spans, of which only rows that change are run, hardly ever all: it can do with what the refit leaves.
 
     dev: the rows that each is tried on; candidate: what was found, where that is known already; written: the program as
-    written; chooses: whether labels may be chosen by likelihood, or spans.
+    written; chooses: whether labels may be chosen by likelihood, or spans; per_label: see `with_rows`.
     """
     ways: dict[str, list[Way]] = {}
     if "head" in wanted.readouts and readings(evaluator, train):
@@ -67,7 +68,7 @@ def ways_after(
             ways["matrix"] = [Way(len(dev) + rows, rows) for rows in blocks(fresh, FEWEST_ROWS)]
     if wanted.votes and (candidate is None or with_votes(evaluator, candidate, wanted.votes) is not None):
         ways["votes"] = [Way(len(dev))]
-    if wanted.refit and candidate is not None and with_rows(evaluator, candidate, dev, written) is not None:
+    if wanted.refit and candidate is not None and with_rows(evaluator, candidate, dev, written, per_label):
         ways["refit"] = [Way(len(dev))]
     if wanted.recalibrate and chooses:
         most = len(dev) if candidate is not None else len(dev) // 2
@@ -117,7 +118,8 @@ def challenged(
     """
     evaluator = search.evaluator
     if ways.get("refit"):
-        grown = with_rows(evaluator, result.chosen.candidate, search.dev, result.baseline.candidate)
+        most = search.space.most_per_label
+        grown = with_rows(evaluator, result.chosen.candidate, search.dev, result.baseline.candidate, most)
         if grown is not None:
             unfair = partial(shown_itself, evaluator, grown)
             result = search.challenge(result, grown, {"refit": True}, prompts=True, unfair=unfair)

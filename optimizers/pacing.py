@@ -234,13 +234,14 @@ class Pacer:
         fitting = (n for n in range(len(ranked), fewest, -1) if all(cost(n, name) <= left[name] for name in left))
         return next(fitting, fewest)
 
-    def affords(self, number: int, times: int) -> bool:
+    def affords(self, number: int, times: int, on_dev: float = 1.0) -> bool:
         """Whether a program that costs `times` what trial `number` does can run on dev now, and on what comes later.
 
-        What a trial cost that ran elsewhere is not known: it counts as the baseline does.
+        What a trial cost that ran elsewhere is not known: it counts as the baseline does. on_dev: how many times as
+        much dev's rows cost as others.
         """
         pace = self.paces.get(number, self.paces[0])
-        rows = times * len(self.dev) + (times - 1) * self.later
+        rows = times * on_dev * len(self.dev) + (times - 1) * self.later
         kept = self.paces.get(number, NOTHING)
         left = {name: rest for name, rest in self._left(number, NOTHING).items() if name in PACED}
         return all(rows * pace[name] <= rest + self.tried * kept[name] for name, rest in left.items())

@@ -28,7 +28,7 @@ from .front import FrontRule, Point, front
 from .pacing import EVEN, FIRST_RUNG, WEIGHED, Pacer
 from .racing import ROUGH_BLOCKS, ROUGH_ROWS, Planned, Race, Racer
 from .recalibrate import Known
-from .refit import changed
+from .refit import by_label, changed
 from .selection import best_of_many
 from .space import Space
 from .stopping import Asked, StopRules
@@ -98,7 +98,9 @@ class Search:
     after each of its blocks; planned: told of a generation before it begins and after each block; later: how many rows
     the baseline and the winner will each run on after the search, whose costs are kept back; rules: when it ends before
     its budget; asked: whether the user wants it to end, asked before each generation and after each block; first_rung:
-    the rows after which a generation is judged for the first time; rule: which of the programs is taken.
+    the rows after which a generation is judged for the first time; rule: which of the programs is taken; refit: how
+    many metric calls are kept back, on top of what the pacer keeps, while the best has a prompt for each label, or may
+    come to have one.
     """
 
     evaluator: Evaluator
@@ -116,6 +118,7 @@ class Search:
     asked: Asked = lambda: None
     first_rung: int = FIRST_RUNG
     rule: FrontRule = field(default_factory=FrontRule)
+    refit: int = 0
 
     def __post_init__(self) -> None:
         self.order = list(self.dev)
@@ -147,12 +150,15 @@ class Search:
         metric, share = self.evaluator.metric, strategy.share if isinstance(strategy, Sharing) else None
         stand = Standing(baseline, {key_of(baseline.candidate, {}): baseline.estimate or 0.0})
         generation, costs = 0, self.first_costs(baseline, strategy)
-        least = costs["metric_calls"] if self.pacer.kept else 0.0  # calibrations of late generations may cost more
+        kept = self.pacer.kept
+        least = costs["metric_calls"] if kept else 0.0  # calibrations of late generations may cost more
         about = (self.evaluator, self.order, self.rows, self.seed, self.pacer, self.schedule, self.planned, self.asked)
         race = Race(*about, fair=self._fair)
         while True:
             self._hear(strategy, stand, baseline)
             number, best = stand.number, stand.best
+            channel = any(self.space.most_per_label.values()) if best is baseline else by_label(best.candidate)
+            self.pacer.kept = kept + (self.refit if channel else 0)
             width, stopped_by = self.next_width(generation, number, costs, best, stand.others)
             if not width:
                 break
@@ -235,9 +241,9 @@ class Search:
         ours, theirs = self.pacer.weight(candidate), self.pacer.weight(baseline)
         return {name: each * ours[name] / theirs[name] for name, each in self.pacer.paces.get(0, EVEN).items()}
 
-    def affords(self, trial: Trial, times: int) -> bool:
+    def affords(self, trial: Trial, times: int, on_dev: float = 1.0) -> bool:
         """Whether a program that costs so many times what a trial's does can run on all of dev, and be the winner."""
-        return self.pacer.affords(trial.number, times)
+        return self.pacer.affords(trial.number, times, on_dev)
 
     def challenge(
         self,

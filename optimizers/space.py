@@ -64,7 +64,7 @@ class PredictorSpace:
     `span` copies from, `longest` the most tokens of a span; `nearest_counts` says how many demos of `pool`, and of the
     dev rows that are `held` beside it (`refit.py`), are chosen at call time. Under the read-out `channel` it is
     `label_sets`, orders of the demos that have a label, and how many of each label are shown, `per_label`
-    (`start_per_label` at the first points).
+    (`start_per_label` at the first points; with dev's rows among them no more than `most_per_label`).
     """
 
     name: str
@@ -84,6 +84,7 @@ class PredictorSpace:
     label_sets: tuple[tuple[Demo, ...], ...] = ()
     per_label: tuple[int, ...] = ()
     start_per_label: int = 0
+    most_per_label: int = 0
     held: tuple[Demo, ...] = ()
 
     def suggest(self, trial: Suggest) -> dict[str, Any]:
@@ -223,6 +224,11 @@ class Space:
         """The predictors that are to be calibrated at a point, with the method."""
         found = {part.name: part.calibration(params) for part in self.predictors}
         return {name: method for name, method in found.items() if method}
+
+    @property
+    def most_per_label(self) -> dict[str, int]:
+        """How many demos a label may have under the read-out `channel`, by predictor, where that is searched."""
+        return {part.name: part.most_per_label for part in self.predictors if CHANNEL in part.readouts}
 
     def starts(self) -> list[dict[str, Any]]:
         """Points to try first: labels by the channel; every format once, with many demos and the read-out that reads

@@ -30,7 +30,7 @@ class Neighbours:
     """
 
     def __init__(self, signature: type[dspy.Signature], pool: Sequence[Demo]) -> None:
-        self._fields = tuple(signature.input_fields)
+        self._signature, self._fields = signature, tuple(signature.input_fields)
         self.pool = tuple(pool)
         counts = [_terms(self._text(demo)) for demo in self.pool]
         documents = Counter(term for terms in counts for term in terms)
@@ -53,14 +53,11 @@ class Neighbours:
             return []
         similar = np.asarray((self._vectors @ self._vector(_terms(self._text(inputs))).T).todense())[:, 0]
         order = np.argsort(-similar, kind="stable")
-        found = [self.pool[place] for place in order if not self._same(self.pool[place], inputs)]
+        found = [self.pool[place] for place in order if not same_inputs(self._signature, self.pool[place], inputs)]
         return found[:count][::-1]
 
     def _text(self, values: Mapping[str, Any]) -> str:
         return "\n".join(str(values[name]) for name in self._fields if values.get(name) is not None)
-
-    def _same(self, demo: Demo, inputs: Mapping[str, Any]) -> bool:
-        return all(demo.get(name) == inputs.get(name) for name in self._fields)
 
     def _vector(self, terms: Counter[str]) -> Any:
         """A row [1, terms] of unit length; words that the pool does not have are left out."""
@@ -71,6 +68,11 @@ class Neighbours:
         return sparse.csr_matrix(
             (values / norm, (np.zeros(len(known), dtype=int), known)), shape=(1, len(self._places)), dtype=np.float64
         )
+
+
+def same_inputs(signature: type[dspy.Signature], demo: Demo, inputs: Mapping[str, Any]) -> bool:
+    """Whether a demo has exactly these inputs."""
+    return all(demo.get(name) == inputs.get(name) for name in signature.input_fields)
 
 
 def _terms(text: str) -> Counter[str]:

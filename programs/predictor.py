@@ -20,7 +20,7 @@ from ..models.engine import Decoding
 from ..models.lm import bridge_of
 from .formats.base import Format
 from .formats.registry import format_named
-from .neighbours import Neighbours
+from .neighbours import Neighbours, same_inputs
 from .prompt import Prompt
 from .readout import Call, answer, first_prompts, head_prompt
 from .state import FormatChoice, NearestDemos, PredictorState, ReadOut
@@ -138,8 +138,14 @@ class Predictor(dspy.Predict):
         return self
 
     def shown(self, demos: Sequence[Any], inputs: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
-        """The demos that a call shows: the fixed ones, and those nearest to its inputs."""
+        """The demos that a call shows: the fixed ones, and those nearest to its inputs.
+
+        Under the read-out `channel`, which judges the inputs by those of the demos, as among the nearest, a demo with
+        exactly these inputs is left out: an example never answers itself.
+        """
         shown = tuple(map(dict, demos))
+        if self.readout.kind == "channel":
+            shown = tuple(demo for demo in shown if not same_inputs(self.signature, demo, inputs))
         if self.nearest is None or self._neighbours is None:
             return shown
         return shown + tuple(map(dict, self._neighbours.nearest(inputs, self.nearest.count)))

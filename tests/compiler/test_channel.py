@@ -59,6 +59,32 @@ def test_it_wins_where_only_the_inputs_tell(tmp_path: Path) -> None:
     assert [again(ticket=row.ticket).queue for row in rows] == [found(ticket=row.ticket).queue for row in rows]
 
 
+def test_dev_rows_join_the_demos_of_each_label_in_the_end(tmp_path: Path) -> None:
+    """Train has two words of each queue, dev two more, twice each: no row of it is known by itself alone."""
+
+    def about(split: str, *words: int) -> list[Any]:
+        pairs = [(KEYWORDS[queue][word], queue) for word in words for queue in KEYWORDS]
+        rows = [dspy.Example(ticket=f"{word} {split}{place}", queue=queue) for place, (word, queue) in enumerate(pairs)]
+        return [row.with_inputs("ticket") for row in rows]
+
+    whole: dict[str, Any] = {
+        "trainset": about("train", 0, 1),
+        "devset": about("dev", 0, 1, 2, 2, 3, 3),
+        "testset": about("test", 1, 2, 3),
+        "budget": {"metric_calls": 200},
+        "search": {"instructions": 1, "readouts": ["channel"], "recalibrate": False},
+    }
+    with_, without = (
+        compiled(tmp_path / str(refit), **{**whole, "search": {**whole["search"], "refit": refit}})
+        for refit in (True, False)
+    )
+    (state,), (before,) = (each.compilation.candidate.states.values() for each in (with_, without))
+    assert {demo["ticket"] for demo in state.demos} > {demo["ticket"] for demo in before.demos}
+    for split in ("dev", "test"):
+        assert with_.compilation.compiled[split].value == 1.0 > 0.8 > without.compilation.compiled[split].value
+    assert with_.compilation.result.best.params == {"refit": True}
+
+
 def test_offsets_are_fitted_in_the_end(tmp_path: Path) -> None:
     whole = {"search": {"instructions": 1, "readouts": ["channel"]}, "budget": {"metric_calls": 200}}
     with_, without = (

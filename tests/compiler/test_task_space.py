@@ -59,7 +59,7 @@ def labelled(words: int, reason: str | None = None, urgent: bool | None = None, 
         (LABELS, labelled(10, billing=12, technical=3), (4, 32), (4, 8, 12)),
         (LABELS, labelled(10, billing=80, technical=3), (4, 32), (4, 8, 16, 32)),
         (LABELS, labelled(10, billing=2, technical=1), (4, 32), (2,)),
-        (LABELS, labelled(100, billing=40, technical=40), (4, 32), (4, 8, 16)),  # as many as a prompt has room for
+        (LABELS, labelled(100, billing=40, technical=40), (4, 32), (4, 8, 16, 20)),  # as many as a prompt has room for
         (LABELS, labelled(10, billing=12, technical=3), (0, 2), (1, 2)),  # as asked
         (LABELS, labelled(10, billing=12, technical=3), (0, 0), ()),
         (LABELS, labelled(600, billing=12, technical=12), (4, 32), ()),  # a call would cost 1,800 tokens
@@ -67,7 +67,7 @@ def labelled(words: int, reason: str | None = None, urgent: bool | None = None, 
         (LABELS, [], (4, 32), ()),
         ("ticket -> queue", labelled(10, billing=12, technical=3), (4, 32), ()),
         (REASONED, labelled(9, reason="cold", billing=40, technical=40), (4, 32), (4, 8, 16, 32)),
-        (REASONED, labelled(99, reason="cold", billing=40, technical=40), (4, 32), (4, 8)),  # written after all of them
+        (REASONED, labelled(99, reason="cold", billing=40, technical=40), (4, 32), (4, 8, 10)),  # it follows all
         (URGENT, labelled(9, urgent=True, billing=9, technical=9), (4, 32), (4, 8, 16, 18)),
         (URGENT, labelled(9, urgent=True, billing=9), (4, 32), ()),  # nor are two labels of two outputs
         ("count: int -> queue: Literal['a', 'b']", [{"count": n, "queue": "ab"[n % 2]} for n in range(9)], (4, 8), ()),

@@ -70,6 +70,17 @@ def test_only_the_inputs_are_scored_and_what_follows_them_at_once(format: str) -
         assert rest[1] == ticket and len(rest[0].split()) <= 1 and len(rest[2].split()) <= 1
 
 
+def test_an_example_never_answers_itself() -> None:
+    engine = FakeEngine(likelihood=alike)
+    predictor = part(QUEUE + ", reply", demos=tuple({**demo, "reply": "Sorry."} for demo in DEMOS))
+    lm = language_model(engine)
+    assert [prompt.demos for prompt in predictor.prompts(lm, ticket="It hums.")] == [2, 0, 0]
+    assert [prompt.demos for prompt in predictor.prompts(lm, ticket="It hums")] == [2, 1, 0]
+    run(predictor, engine, ticket="It hums.")
+    texts = [engine.tokenizer.text(request.prompt) for batch in engine.batches for request in batch]
+    assert all(text.count("It hums.") <= 1 for text in texts), "nor in the prompt of what is written"
+
+
 def test_several_inputs_are_scored_from_the_first_to_the_last() -> None:
     engine = FakeEngine(likelihood=alike)
     signature = "subject, urgent: int, ticket -> queue: Literal['billing', 'technical']"
