@@ -28,7 +28,7 @@ from ..optimizers.headed import FORMATS as HEAD_FORMATS
 from ..optimizers.joint import strategy_named
 from ..optimizers.pacing import WEIGHED, Way, afforded, kept_back
 from ..optimizers.recalibrate import METHODS
-from ..optimizers.refit import dearer, with_rows
+from ..optimizers.refit import dearer
 from ..optimizers.search import Search, SearchResult
 from ..optimizers.shared import SharedStudy
 from ..optimizers.space import Space
@@ -48,6 +48,7 @@ from .task_space import grows_after, make_space, search_formats
 
 WIDTH = 12
 FEWEST_RUNS = 4  # of dev, that a search has calls for, before any are kept back for calibrations
+FEWEST_TO_REFIT = 6  # before a whole run of dev is kept back
 TAKING_WHAT_IS_LEFT = ("refit", "recalibrate")  # what is not asked for, and not missed where there is no room
 
 
@@ -159,7 +160,7 @@ def _room(task: Task, search: Search) -> float:
 
 
 def _ways_after(
-    task: Task, search: Search, engine: JournaledEngine, candidate: Candidate | None = None
+    task: Task, search: Search, engine: JournaledEngine, candidate: Candidate | None = None, *, refits: bool = False
 ) -> dict[str, list[Way]]:
     """How votes, matrices and heads can be tried, see `ways_after`: heads first, where there is no room for all."""
     formats = len(_head_formats(task, engine))
@@ -168,15 +169,14 @@ def _ways_after(
     found |= {readout.partition("+")[0] for part in search.space.predictors for readout in part.readouts}
     # The result of an optimizer of DSPy's stays what it made.
     chooses = bool(found & {*CHOOSING, "span"}) and not is_foreign(task.optimizer)
-    about: dict[str, Any] = {"written": written, "chooses": chooses, "seed": task.seed}
-    about["per_label"] = search.space.most_per_label
+    about: dict[str, Any] = {"chooses": chooses, "refits": refits, "seed": task.seed}
     return ways_after(search.evaluator, task.search, task.train, task.dev, formats, candidate, **about)
 
 
 def keep_back(task: Task, search: Search, engine: JournaledEngine) -> None:
     """Let the search keep back metric calls for what is tried after it, and what else that costs for the refit.
 
-    Those of the refit only while the best is chosen by the channel, which is never tried with dev's rows before.
+    Those of the refit only where there is a candidate of the channel, which is never tried with dev's rows before.
     """
     if grows_after(task.search, search.space):
         search.pacer.tried = len(task.dev)
@@ -185,7 +185,7 @@ def keep_back(task: Task, search: Search, engine: JournaledEngine) -> None:
         if room < FEWEST_RUNS * len(task.dev):
             ways.pop("recalibrate", None)
         search.pacer.kept = kept_back(ways, room)
-        if task.search.refit and room >= FEWEST_RUNS * len(task.dev):
+        if task.search.refit and room >= FEWEST_TO_REFIT * len(task.dev):
             search.refit = len(task.dev)
 
 
@@ -196,21 +196,16 @@ def _affordable(
 
     known: what an earlier life of the run has decided, where it came that far: the clock may have had a say in it.
     """
-    ways = _ways_after(task, search, engine, result.chosen.candidate)
+    refit = search.to_refit(result) if task.search.refit else None
+    ways = _ways_after(task, search, engine, result.chosen.candidate, refits=refit is not None)
     voting = "votes" in ways and search.affords(result.chosen, task.search.votes or 1)
     ways |= {} if voting or "votes" not in ways else {"votes": []}
-    times = 1 + ((task.search.votes or 1) if voting else 0)
-    if "refit" in ways and not search.affords(result.chosen, times, _dearer(search, result)):
-        ways["refit"] = []
+    if refit is not None:
+        trial, grown = refit
+        on_dev = dearer(search.evaluator, trial.candidate, grown, search.dev[:WEIGHED])
+        if not search.affords(trial, 1 + ((task.search.votes or 1) if voting else 0), on_dev):
+            ways["refit"] = []
     return {name: way if known.get(name, True) else None for name, way in afforded(ways, _room(task, search)).items()}
-
-
-def _dearer(search: Search, result: SearchResult) -> float:
-    """How many times as much a row of dev costs when it is among the demos, see `dearer`."""
-    found, rows = result.chosen.candidate, search.dev[:WEIGHED]
-    written, most = result.baseline.candidate, search.space.most_per_label
-    grown = with_rows(search.evaluator, found, search.dev, written, most)
-    return 1.0 if grown is None else dearer(search.evaluator, found, grown, rows)
 
 
 def _challenged(

@@ -23,7 +23,7 @@ from .headed import fresh_rows, headed, label_outputs, with_matrices
 from .heads import Fitted
 from .pacing import Way, blocks
 from .recalibrate import METHODS, recalibrated
-from .refit import NOTHING, shown_itself, with_rows
+from .refit import shown_itself
 from .reweigh import reweighed
 from .search import Search, SearchResult
 from .shown import gold_label
@@ -40,9 +40,8 @@ def ways_after(
     formats: int,
     candidate: Candidate | None = None,
     *,
-    written: Candidate | None = None,
     chooses: bool = True,
-    per_label: Mapping[str, int] = NOTHING,
+    refits: bool = False,
     seed: int = 0,
 ) -> dict[str, list[Way]]:
     """The ways to try things on top of what a search finds, the best last, and nothing of what can't be tried.
@@ -51,8 +50,8 @@ def ways_after(
     `votes`; the `refit`, for which a search keeps calls back itself (`Search.refit`); and the `recalibrate`d labels and
     spans, of which only rows that change are run, hardly ever all: it can do with what the refit leaves.
 
-    dev: the rows that each is tried on; candidate: what was found, where that is known already; written: the program as
-    written; chooses: whether labels may be chosen by likelihood, or spans; per_label: see `with_rows`.
+    dev: the rows that each is tried on; candidate: what was found, where that is known already; chooses: whether labels
+    may be chosen by likelihood, or spans; refits: whether dev's rows can join the demos.
     """
     ways: dict[str, list[Way]] = {}
     if "head" in wanted.readouts and readings(evaluator, train):
@@ -68,7 +67,7 @@ def ways_after(
             ways["matrix"] = [Way(len(dev) + rows, rows) for rows in blocks(fresh, FEWEST_ROWS)]
     if wanted.votes and (candidate is None or with_votes(evaluator, candidate, wanted.votes) is not None):
         ways["votes"] = [Way(len(dev))]
-    if wanted.refit and candidate is not None and with_rows(evaluator, candidate, dev, written, per_label):
+    if refits:
         ways["refit"] = [Way(len(dev))]
     if wanted.recalibrate and chooses:
         most = len(dev) if candidate is not None else len(dev) // 2
@@ -118,11 +117,10 @@ def challenged(
     """
     evaluator = search.evaluator
     if ways.get("refit"):
-        most = search.space.most_per_label
-        grown = with_rows(evaluator, result.chosen.candidate, search.dev, result.baseline.candidate, most)
-        if grown is not None:
-            unfair = partial(shown_itself, evaluator, grown)
-            result = search.challenge(result, grown, {"refit": True}, prompts=True, unfair=unfair)
+        refit = search.to_refit(result)
+        if refit is not None:
+            unfair = partial(shown_itself, evaluator, refit[1])
+            result = search.challenge(result, refit[1], {"refit": True}, prompts=True, unfair=unfair)
     if way := ways.get("recalibrate"):
         left = way.calls
         for change in (partial(recalibrated, allowed=calibrations), reweighed):

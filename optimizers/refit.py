@@ -19,9 +19,10 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 from ..errors import CuecardError
+from ..metrics.statistics import paired_test
 from ..programs.channel import first_of_each
 from ..programs.readout import first_calls
-from .base import Candidate, Evaluator, Outcome, Row
+from .base import Candidate, Evaluator, Outcome, Row, Trial
 from .demos import Demo, gold_values
 
 NOTHING: Mapping[str, int] = MappingProxyType({})
@@ -57,6 +58,27 @@ def with_rows(
                 readout = state.readout.model_copy(update={"per_label": most})
                 states[name] = state.model_copy(update={"demos": demos, "readout": readout})
     return Candidate({**candidate.states, **states}) if states else None
+
+
+def to_refit(
+    evaluator: Evaluator,
+    chosen: Trial,
+    complete: Sequence[Trial],
+    rows: Sequence[Row],
+    written: Candidate | None = None,
+    per_label: Mapping[str, int] = NOTHING,
+) -> tuple[Trial, Candidate] | None:
+    """The trial whose demos the rows join in the end, and what it becomes: the chosen one, or where that has no use
+    for them, as near demos that have had them from the start, the best of those with a prompt for each label, which
+    had train's alone, unless it is clearly worse on dev.
+    """
+    others = sorted((trial for trial in complete if by_label(trial.candidate)), key=lambda t: -(t.score or 0.0))
+    for trial in (chosen, *others[:1]):
+        grown = with_rows(evaluator, trial.candidate, rows, written, per_label)
+        if grown is not None:
+            worse = paired_test(evaluator.metric, chosen.measurements, trial.measurements).low > 0
+            return None if trial is not chosen and worse else (trial, grown)
+    return None
 
 
 def by_label(candidate: Candidate) -> bool:

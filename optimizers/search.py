@@ -28,7 +28,7 @@ from .front import FrontRule, Point, front
 from .pacing import EVEN, FIRST_RUNG, WEIGHED, Pacer
 from .racing import ROUGH_BLOCKS, ROUGH_ROWS, Planned, Race, Racer
 from .recalibrate import Known
-from .refit import by_label, changed
+from .refit import by_label, changed, to_refit
 from .selection import best_of_many
 from .space import Space
 from .stopping import Asked, StopRules
@@ -99,8 +99,8 @@ class Search:
     the baseline and the winner will each run on after the search, whose costs are kept back; rules: when it ends before
     its budget; asked: whether the user wants it to end, asked before each generation and after each block; first_rung:
     the rows after which a generation is judged for the first time; rule: which of the programs is taken; refit: how
-    many metric calls are kept back, on top of what the pacer keeps, while the best has a prompt for each label, or may
-    come to have one.
+    many metric calls are kept back, on top of what the pacer keeps, where a candidate with a prompt for each label is
+    among those that ran on all of dev, or none has yet.
     """
 
     evaluator: Evaluator
@@ -157,7 +157,8 @@ class Search:
         while True:
             self._hear(strategy, stand, baseline)
             number, best = stand.number, stand.best
-            channel = any(self.space.most_per_label.values()) if best is baseline else by_label(best.candidate)
+            raced = [trial.candidate for trial in stand.complete.values()]
+            channel = any(map(by_label, raced)) if raced else any(self.space.most_per_label.values())
             self.pacer.kept = kept + (self.refit if channel else 0)
             width, stopped_by = self.next_width(generation, number, costs, best, stand.others)
             if not width:
@@ -244,6 +245,11 @@ class Search:
     def affords(self, trial: Trial, times: int, on_dev: float = 1.0) -> bool:
         """Whether a program that costs so many times what a trial's does can run on all of dev, and be the winner."""
         return self.pacer.affords(trial.number, times, on_dev)
+
+    def to_refit(self, result: SearchResult) -> tuple[Trial, Candidate] | None:
+        """The trial of a result whose demos dev's rows may join, and what it becomes, see `refit.to_refit`."""
+        written, most = result.baseline.candidate, self.space.most_per_label
+        return to_refit(self.evaluator, result.chosen, result.complete, self.dev, written, most)
 
     def challenge(
         self,

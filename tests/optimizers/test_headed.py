@@ -158,17 +158,14 @@ def test_votes_take_the_rows_of_dev_where_anything_is_generated() -> None:
     )
 
 
-def test_near_demos_can_grow_by_the_rows_of_dev_before_labels_are_recalibrated() -> None:
-    near = PredictorState(
-        nearest=NearestDemos(count=1, pool=({"text": "row 0", "queue": "billing"},)), readout=ReadOut(kind="choice")
-    )
-    assert "refit" not in ways(candidate=Candidate({"route": FOUND}))
+def test_demos_can_grow_by_the_rows_of_dev_before_labels_are_recalibrated() -> None:
     labels = {"route": cuecard.signature("text -> queue: Literal['billing', 'technical', 'account']")}
 
     def found(**about: Any) -> dict[str, list[Way]]:
-        return ways_after(evaluator(Asked(), labels), SearchSpec(), ROWS, ROWS[:10], 2, **about)
+        known = Candidate({"route": FOUND})
+        return ways_after(evaluator(Asked(), labels), SearchSpec(), ROWS, ROWS[:10], 2, known, **about)
 
-    after = found(candidate=Candidate({"route": near}))
+    after = found(refits=True)
     assert after["refit"] == [Way(10)]
     assert afforded(after, 14) == {"refit": Way(10), "recalibrate": Way(4)}
     assert afforded(after, 9) == {"refit": None, "recalibrate": Way(9)}

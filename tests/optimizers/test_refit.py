@@ -9,8 +9,8 @@ from fakes import FakeEvaluator
 import cuecard
 from cuecard.compiler.examples import Example
 from cuecard.metrics import Measurement
-from cuecard.optimizers.base import Candidate, Outcome, Step
-from cuecard.optimizers.refit import dearer, shown_itself, with_rows
+from cuecard.optimizers.base import Candidate, Outcome, Step, Trial
+from cuecard.optimizers.refit import dearer, shown_itself, to_refit, with_rows
 from cuecard.programs.state import NearestDemos, PredictorState, ReadOut
 
 ROUTE = cuecard.signature("ticket -> queue")
@@ -114,3 +114,26 @@ def test_a_program_that_changes_its_inputs_is_found_out() -> None:
     assert "p is given other inputs" in (shown_itself(evaluator, grown, [same, other]) or "")
     assert "p is given other inputs" in (shown_itself(evaluator, channelled(), [other]) or "")
     assert shown_itself(evaluator, Candidate({"p": PredictorState(demos=POOL)}), [other]) is None
+
+
+def trial(number: int, candidate: Candidate, scores: list[float]) -> Trial:
+    measured = tuple(map(Measurement, scores))
+    score = sum(scores) / len(scores)
+    return Trial(number, {}, candidate, "complete", len(scores), score, score, measurements=measured)
+
+
+def test_a_channel_that_had_no_dev_rows_is_given_them_unless_it_is_clearly_worse() -> None:
+    evaluator = FakeEvaluator({"p": LABELLED}, never)
+    rows = [row(number, f"t{number}", queue="technical", urgent=True) for number in range(20)]
+    near = Candidate({"p": PredictorState(nearest=NearestDemos(count=1, pool=DEMOS))})
+    grown = with_rows(evaluator, near, rows)
+    assert grown is not None
+    best = trial(1, grown, [1.0] * 16 + [0.0] * 4)
+    close, poor = trial(2, channelled(), [1.0] * 15 + [0.0] * 5), trial(3, channelled(), [1.0] + [0.0] * 19)
+    most = {"p": 9}
+    found = to_refit(evaluator, best, [best, poor, close], rows, None, most)
+    assert found == (close, with_rows(evaluator, close.candidate, rows, None, most))
+    assert to_refit(evaluator, best, [best, poor], rows, None, most) is None
+    assert to_refit(evaluator, best, [best], rows, None, most) is None
+    chosen = trial(4, near, [0.0] * 20)
+    assert to_refit(evaluator, chosen, [close], rows, None, most) == (chosen, grown), "the chosen one first"
