@@ -111,6 +111,9 @@ def _check_readout(
             texts_of(signature, {})
         except InputError as error:
             problems.raised_at(keys_of("readout"), error)
+    if learned.readout.per_label and learned.readout.kind != "channel":
+        message = f"found 'per_label' beside the read-out {learned.readout.kind!r}"
+        problems.at(keys_of("readout", "per_label"), message, expected="kind: channel")
     if learned.readout.kind == "span" or learned.readout.sources:
         try:
             sources_of(signature, learned.readout.sources)

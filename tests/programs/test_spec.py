@@ -371,6 +371,9 @@ BAD = {
     "signature: 'count: int -> big: bool'\nreadout: channel\n": (
         "spec.yaml:2: readout: the read-out `channel` needs an input that is a text\n  Use the read-out `choice`."
     ),
+    LABELS + "readout: {kind: choice, per_label: 4}\n": (
+        "spec.yaml:2: readout.per_label: found 'per_label' beside the read-out 'choice'; expected kind: channel"
+    ),
     ONE + "readout: {kind: span, span: {fields: {anser: {absent: 1.0}, x: {reward: 0.1}}}}\n": (
         "spec.yaml:2: readout.span.fields.anser: no output that is a text has this name (did you mean 'answer'?)\n"
         "spec.yaml:2: readout.span.fields.x: no output that is a text has this name; expected one of answer"
