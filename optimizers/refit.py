@@ -19,13 +19,14 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 from ..errors import CuecardError
-from ..metrics.statistics import paired_test
+from ..metrics import Metric
 from ..programs.channel import first_of_each
 from ..programs.readout import first_calls
 from .base import Candidate, Evaluator, Outcome, Row, Trial
 from .demos import Demo, gold_values
 
 NOTHING: Mapping[str, int] = MappingProxyType({})
+BEHIND = 0.1  # of a metric's range: what twice the demos of each label were seen to make up for
 
 
 def with_rows(
@@ -63,22 +64,25 @@ def with_rows(
 def to_refit(
     evaluator: Evaluator,
     chosen: Trial,
-    complete: Sequence[Trial],
+    other: Trial | None,
     rows: Sequence[Row],
     written: Candidate | None = None,
     per_label: Mapping[str, int] = NOTHING,
 ) -> tuple[Trial, Candidate] | None:
     """The trial whose demos the rows join in the end, and what it becomes: the chosen one, or where that has no use
-    for them, as near demos that have had them from the start, the best of those with a prompt for each label, which
-    had train's alone, unless it is clearly worse on dev.
+    for them, as near demos that have had them from the start, `other`, the best of those with a prompt for each label,
+    which had train's alone, unless it is far behind.
     """
-    others = sorted((trial for trial in complete if by_label(trial.candidate)), key=lambda t: -(t.score or 0.0))
-    for trial in (chosen, *others[:1]):
+    for trial in (chosen,) if other is None else (chosen, other):
         grown = with_rows(evaluator, trial.candidate, rows, written, per_label)
         if grown is not None:
-            worse = paired_test(evaluator.metric, chosen.measurements, trial.measurements).low > 0
-            return None if trial is not chosen and worse else (trial, grown)
+            return (trial, grown) if hopeful(evaluator.metric, trial, chosen) else None
     return None
+
+
+def hopeful(metric: Metric, trial: Trial, best: Trial) -> bool:
+    """Whether a trial is so little behind the best that more demos might make it better."""
+    return (best.score or 0.0) - (trial.estimate or 0.0) <= BEHIND * (metric.high - metric.low)
 
 
 def by_label(candidate: Candidate) -> bool:

@@ -28,7 +28,7 @@ from .front import FrontRule, Point, front
 from .pacing import EVEN, FIRST_RUNG, WEIGHED, Pacer
 from .racing import ROUGH_BLOCKS, ROUGH_ROWS, Planned, Race, Racer
 from .recalibrate import Known
-from .refit import by_label, changed, to_refit
+from .refit import by_label, changed, hopeful, to_refit
 from .selection import best_of_many
 from .space import Space
 from .stopping import Asked, StopRules
@@ -49,7 +49,7 @@ class SearchResult:
     top of the search and not tried, since the budget had no room for it; `read`: how many prompts heads were fitted on
     outside of the program's runs, a metric call each; `others`: how many of the trials other processes of a shared
     study ran. `dev`: the examples of dev, as the measurements of trials that ran on all of them are ordered;
-    `complete`: those trials, but for the baseline.
+    `complete`: those trials, but for the baseline; `by_label`: the best with a prompt for each label, dropped or not.
 
     The verdict's `p_value` counts all candidates that ran on all of dev; its other numbers are the pair's own. Under a
     rule that asks for a score and for short prompts, a baseline that has the score gives way to a shorter program that
@@ -69,6 +69,7 @@ class SearchResult:
     read: int = 0
     others: int = 0
     complete: tuple[Trial, ...] = field(default=(), repr=False)
+    by_label: Trial | None = field(default=None, repr=False)
 
     @property
     def chosen(self) -> Trial:
@@ -79,7 +80,8 @@ class SearchResult:
 @dataclass
 class Standing:
     """How a search stands: the best trial; by a point's key (`key_of`) its score, or what it would be on all of dev,
-    and its trial where it ran on all of it; the number of the next trial; and how many of those before it `others` ran.
+    and its trial where it ran on all of it; the number of the next trial; how many of those before it `others` ran; and
+    the best with a prompt for each label, dropped or not.
     """
 
     best: Trial
@@ -87,6 +89,7 @@ class Standing:
     complete: dict[str, Trial] = field(default_factory=dict)
     number: int = 1
     others: int = 0
+    by_label: Trial | None = None
 
 
 @dataclass
@@ -99,8 +102,8 @@ class Search:
     the baseline and the winner will each run on after the search, whose costs are kept back; rules: when it ends before
     its budget; asked: whether the user wants it to end, asked before each generation and after each block; first_rung:
     the rows after which a generation is judged for the first time; rule: which of the programs is taken; refit: how
-    many metric calls are kept back, on top of what the pacer keeps, where a candidate with a prompt for each label is
-    among those that ran on all of dev, or none has yet.
+    many metric calls are kept back, on top of what the pacer keeps, where there are candidates with a prompt for each
+    label, and the best of those that ran is not far behind.
     """
 
     evaluator: Evaluator
@@ -157,8 +160,9 @@ class Search:
         while True:
             self._hear(strategy, stand, baseline)
             number, best = stand.number, stand.best
-            raced = [trial.candidate for trial in stand.complete.values()]
-            channel = any(map(by_label, raced)) if raced else any(self.space.most_per_label.values())
+            channel = any(self.space.most_per_label.values()) and (
+                stand.by_label is None or hopeful(metric, stand.by_label, best)
+            )
             self.pacer.kept = kept + (self.refit if channel else 0)
             width, stopped_by = self.next_width(generation, number, costs, best, stand.others)
             if not width:
@@ -188,7 +192,7 @@ class Search:
             costs["metric_calls"] = max(costs["metric_calls"], least)
             generation += 1
         result = self._confirm(baseline, stand.best, list(stand.complete.values()), stand.number, stopped_by)
-        return replace(result, others=stand.others)
+        return replace(result, others=stand.others, by_label=stand.by_label)
 
     def _fair(self, candidate: Candidate, outcomes: Sequence[Outcome] = ()) -> Candidate:
         """The candidate, with near demos from train alone where a row of dev could be shown its own answer: under
@@ -208,6 +212,10 @@ class Search:
     def _stand(self, stand: Standing, trial: Trial, key: str) -> Trial:
         """Count a trial that is over: one that ran on all of dev and is better than the best becomes the best."""
         stand.number += 1
+        if by_label(trial.candidate) and trial.estimate is not None:
+            known = None if stand.by_label is None else stand.by_label.estimate
+            if known is None or trial.estimate > known:
+                stand.by_label = trial
         if trial.status == "complete":
             stand.complete[key] = trial
             if self._better(trial, stand.best):
@@ -249,7 +257,7 @@ class Search:
     def to_refit(self, result: SearchResult) -> tuple[Trial, Candidate] | None:
         """The trial of a result whose demos dev's rows may join, and what it becomes, see `refit.to_refit`."""
         written, most = result.baseline.candidate, self.space.most_per_label
-        return to_refit(self.evaluator, result.chosen, result.complete, self.dev, written, most)
+        return to_refit(self.evaluator, result.chosen, result.by_label, self.dev, written, most)
 
     def challenge(
         self,
