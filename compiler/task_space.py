@@ -65,7 +65,7 @@ def make_space(
         listed = per_label(task.search.per_label, signature, pool, engine) if engine.scores_inputs else ()
         by_channel = label_sets(pool, signature, LABEL_SETS, seed=task.seed, name=name) if listed else ()
         nearest = nearest_counts(task.search.nearest, signature, pool, engine)
-        shows = task.search.refit and any(nearest)
+        more = held(evaluator, name, pool, task.dev) if task.search.refit and (listed or any(nearest)) else ()
         wanted = {"copied": bool(sources), "channel": bool(by_channel), "scores": engine.can_score}
         parts.append(
             PredictorSpace(
@@ -86,8 +86,8 @@ def make_space(
                 by_channel,
                 listed,
                 start_per_label(listed, label_counts(signature, pool), pool, engine) if listed else 0,
-                most_per_label(task.search.per_label[1], signature, pool, engine) if listed else 0,
-                held(evaluator, name, pool, task.dev) if shows else (),
+                most_per_label(task.search.per_label[1], signature, pool, engine) if listed and more else 0,
+                more if any(nearest) else (),
             )
         )
     return JointSpace(tuple(parts)), dict(sorted(dropped.items()))

@@ -64,7 +64,8 @@ class PredictorSpace:
     `span` copies from, `longest` the most tokens of a span; `nearest_counts` says how many demos of `pool`, and of the
     dev rows that are `held` beside it (`refit.py`), are chosen at call time. Under the read-out `channel` it is
     `label_sets`, orders of the demos that have a label, and how many of each label are shown, `per_label`
-    (`start_per_label` at the first points; with dev's rows among them no more than `most_per_label`).
+    (`start_per_label` at the first points; with dev's rows among them no more than `most_per_label`, 0 where none can
+    be).
     """
 
     name: str
@@ -227,7 +228,7 @@ class Space:
 
     @property
     def most_per_label(self) -> dict[str, int]:
-        """How many demos a label may have under the read-out `channel`, by predictor, where that is searched."""
+        """How many demos a label may have under the read-out `channel`, by predictor, where dev rows can join."""
         return {part.name: part.most_per_label for part in self.predictors if CHANNEL in part.readouts}
 
     def starts(self) -> list[dict[str, Any]]:
