@@ -183,7 +183,7 @@ def _planned(task: Task, dry: DryEvaluator, engine: JournaledEngine) -> CompileP
     first = tuple(_candidate(dry, racer, task.dev[:WEIGHED]) for racer in racers)
     costs = _costs(dry.pace, first)
     each = extra * search.pacer.most_calls(WIDTH) / WIDTH
-    runs, limited_by = _allowed(task, dry, costs, each, search.pacer.kept)
+    runs, limited_by = _allowed(task, dry, costs, each, search.pacer.kept + search.refit)
     runs = runs if width or foreign else 0  # not even one candidate fits
     generation = math.ceil(extra * search.pacer.most_calls(len(first))) if first else 0
     candidates = 0 if foreign else int(runs / each)

@@ -185,7 +185,8 @@ def keep_back(task: Task, search: Search, engine: JournaledEngine) -> None:
         if room < FEWEST_RUNS * len(task.dev):
             ways.pop("recalibrate", None)
         search.pacer.kept = kept_back(ways, room)
-        if task.search.refit and room >= FEWEST_TO_REFIT * len(task.dev):
+        joins = task.search.refit and any(search.space.most_per_label.values())
+        if joins and room >= FEWEST_TO_REFIT * len(task.dev):
             search.refit = len(task.dev)
 
 

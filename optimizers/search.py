@@ -160,10 +160,8 @@ class Search:
         while True:
             self._hear(strategy, stand, baseline)
             number, best = stand.number, stand.best
-            channel = any(self.space.most_per_label.values()) and (
-                stand.by_label is None or hopeful(metric, stand.by_label, best)
-            )
-            self.pacer.kept = kept + (self.refit if channel else 0)
+            ahead = stand.by_label is None or hopeful(metric, stand.by_label, best)
+            self.pacer.kept = kept + (self.refit if ahead else 0)
             width, stopped_by = self.next_width(generation, number, costs, best, stand.others)
             if not width:
                 break
