@@ -36,7 +36,9 @@ def close(found: Part, expected: tuple[Tensor, Tensor]) -> None:
     output, lse = found.output, found.lse
     assert output.shape == expected[0].shape
     assert lse.shape == expected[1].shape
-    assert float((output.double() - expected[0]).abs().max()) < 0.06
+    # Two scores of up to 16 that are rounded by 0.03 each, apart from each other, move 0.015 of the weight from one
+    # value to another, which are up to 8 apart.
+    assert float((output.double() - expected[0]).abs().max()) < 0.12
     assert float((output.double() - expected[0]).pow(2).mean().sqrt()) < 0.01
     assert float((lse.double() - expected[1]).abs().max()) < 0.1  # scores of up to 16 are rounded by 0.03 each
 
