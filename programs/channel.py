@@ -18,7 +18,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from itertools import islice
 from typing import Any
 
 import dspy
@@ -39,13 +38,14 @@ def labelled_outputs(signature: type[dspy.Signature]) -> dict[str, tuple[str, ..
     return {name: tuple(labels) for name, labels in found.items() if labels}
 
 
-def demos_of(
-    signature: type[dspy.Signature], demos: Sequence[Values], field: str, label: str, most: int | None = None
-) -> tuple[Values, ...]:
-    """The demos whose output `field` is `label`, in order: all, or the first `most`."""
+def demos_of(signature: type[dspy.Signature], demos: Sequence[Values], field: str) -> dict[str, tuple[Values, ...]]:
+    """The demos that have the output `field`, in order, by its text."""
     annotation = signature.output_fields[field].annotation
-    found = (demo for demo in demos if field in demo and write(demo[field], annotation) == label)
-    return tuple(islice(found, most))
+    found: dict[str, list[Values]] = {}
+    for demo in demos:
+        if field in demo:
+            found.setdefault(write(demo[field], annotation), []).append(demo)
+    return {label: tuple(mine) for label, mine in found.items()}
 
 
 def first_of_each(signature: type[dspy.Signature], demos: Sequence[Values], most: int) -> tuple[Values, ...]:

@@ -30,7 +30,7 @@ class Neighbours:
     """
 
     def __init__(self, signature: type[dspy.Signature], pool: Sequence[Demo]) -> None:
-        self._signature, self._fields = signature, tuple(signature.input_fields)
+        self._fields = tuple(signature.input_fields)
         self.pool = tuple(pool)
         counts = [_terms(self._text(demo)) for demo in self.pool]
         documents = Counter(term for terms in counts for term in terms)
@@ -53,7 +53,7 @@ class Neighbours:
             return []
         similar = np.asarray((self._vectors @ self._vector(_terms(self._text(inputs))).T).todense())[:, 0]
         order = np.argsort(-similar, kind="stable")
-        found = [self.pool[place] for place in order if not same_inputs(self._signature, self.pool[place], inputs)]
+        found = [self.pool[place] for place in order if not same_inputs(self._fields, self.pool[place], inputs)]
         return found[:count][::-1]
 
     def _text(self, values: Mapping[str, Any]) -> str:
@@ -70,9 +70,9 @@ class Neighbours:
         )
 
 
-def same_inputs(signature: type[dspy.Signature], demo: Demo, inputs: Mapping[str, Any]) -> bool:
-    """Whether a demo has exactly these inputs."""
-    return all(demo.get(name) == inputs.get(name) for name in signature.input_fields)
+def same_inputs(fields: Sequence[str], demo: Demo, inputs: Mapping[str, Any]) -> bool:
+    """Whether a demo has exactly these inputs, of the input fields."""
+    return all(demo.get(name) == inputs.get(name) for name in fields)
 
 
 def _terms(text: str) -> Counter[str]:

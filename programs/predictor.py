@@ -145,7 +145,8 @@ class Predictor(dspy.Predict):
         """
         shown = tuple(map(dict, demos))
         if self.readout.kind == "channel":
-            shown = tuple(demo for demo in shown if not same_inputs(self.signature, demo, inputs))
+            fields = tuple(self.signature.input_fields)
+            shown = tuple(demo for demo in shown if not same_inputs(fields, demo, inputs))
         if self.nearest is None or self._neighbours is None:
             return shown
         return shown + tuple(map(dict, self._neighbours.nearest(inputs, self.nearest.count)))

@@ -330,9 +330,9 @@ def _choose(call: Call, field: str, before: Values) -> Any:
 def _by_label(call: Call, field: str) -> list[tuple[Prompt, ScoreRequest]]:
     """Each label's prompt, with the demos of that label alone and without an answer, and what is scored of it."""
     found, tokenizer = [], call.gatherer.engine.tokenizer
-    most = call.state.readout.per_label
+    by_label, most = demos_of(call.signature, call.demos, field), call.state.readout.per_label
     for label in choices(call.type_of(field)) or ():
-        mine = replace(call, demos=demos_of(call.signature, call.demos, field, label, most))
+        mine = replace(call, demos=by_label.get(label, ())[:most])
         prompt = mine.prompt("", 1)
         shown = mine.demos[prompt.dropped :]
         found.append((prompt, own_part(tokenizer, call.format, call.signature, shown, call.inputs, prompt)))
