@@ -23,7 +23,7 @@ from ..programs.schema import InstructionSpec, SearchSpec
 from ..programs.spans import copied_from, is_text
 from ..programs.state import FormatChoice, ReadOut
 from ..seeds import derive_seed
-from ..signatures import choices, write
+from ..signatures import write
 from .evaluator import ProgramEvaluator, candidate_of
 from .journal import JournaledEngine
 from .task import Task
@@ -229,7 +229,7 @@ def bootstrap_candidate(program: dspy.Module, *, scores: bool = True) -> Candida
     states = {}
     for name, state in candidate_of(program).states.items():
         predictor = dict(program.named_predictors())[name]
-        labels = any(choices(output.annotation) for output in predictor.signature.output_fields.values())
+        labels = labelled_outputs(predictor.signature)
         readout = ReadOut(kind="choice" if labels and scores else "text")
         states[name] = state.model_copy(update={"format": "completion", "readout": readout})
     return Candidate(states)

@@ -101,11 +101,15 @@ def _from_runs(evaluator: Evaluator, name: str, outcomes: Sequence[Outcome], thr
     return demos
 
 
-def sets(pool: Sequence[Demo], count: int, size: int, *, seed: int, name: str) -> tuple[tuple[Demo, ...], ...]:
-    """`count` ordered draws of `size` demos without repetition; a candidate shows the first k of one of them."""
+def sets(
+    pool: Sequence[Demo], count: int, size: int, *, seed: int, name: str, kind: str = "demos"
+) -> tuple[tuple[Demo, ...], ...]:
+    """`count` ordered draws of `size` demos without repetition; a candidate shows the first k of one of them. Another
+    `kind` makes other draws.
+    """
     drawn = []
     for index in range(count):
-        generator = random.Random(derive_seed(seed, "demos", name, index))
+        generator = random.Random(derive_seed(seed, kind, name, index))
         drawn.append(tuple(generator.sample(list(pool), min(size, len(pool)))))
     return tuple(drawn)
 
@@ -125,8 +129,4 @@ def label_sets(
     """`count` orders of all demos that have a label; a candidate shows those that are the first k of some label."""
     outputs = {field: signature.output_fields[field].annotation for field in labelled_outputs(signature)}
     labelled = [demo for demo in pool if any(f in demo and label_of(demo[f], type_) for f, type_ in outputs.items())]
-    drawn = []
-    for index in range(count):
-        generator = random.Random(derive_seed(seed, "label demos", name, index))
-        drawn.append(tuple(generator.sample(labelled, len(labelled))))
-    return tuple(drawn)
+    return sets(labelled, count, len(labelled), seed=seed, name=name, kind="label demos")

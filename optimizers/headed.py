@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
+from ..programs.channel import labelled_outputs
 from ..programs.heads import choice_of, head_file
 from ..programs.state import FormatChoice, HeadChoice, ReadOut
 from ..signatures import choices
@@ -131,6 +132,5 @@ def _matrices(evaluator: Evaluator, name: str, outcomes: Sequence[Outcome], seed
 def label_outputs(evaluator: Evaluator) -> Iterator[tuple[str, str]]:
     """The outputs that have a finite set of values: predictor, field."""
     for name, signature in evaluator.signatures.items():
-        for field, output in signature.output_fields.items():
-            if choices(output.annotation):
-                yield name, field
+        for field in labelled_outputs(signature):
+            yield name, field

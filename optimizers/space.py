@@ -18,7 +18,7 @@ from ..programs.channel import first_of_each, labelled_outputs
 from ..programs.spans import is_text
 from ..programs.state import FormatChoice, NearestDemos, PredictorState, ReadOut, SpanChoice
 from ..programs.votes import generates
-from ..signatures import choices, field_types
+from ..signatures import field_types
 from ..signatures.types import shape
 from .demos import Demo
 
@@ -176,7 +176,7 @@ def readouts_for(
     `channel`. Without `scores` the target cannot score a text, and there is neither `choice`, `channel` nor `span`.
     Where nothing wanted applies, `text` is left.
     """
-    has_choices = scores and any(choices(output.annotation) for output in signature.output_fields.values())
+    has_choices = scores and bool(labelled_outputs(signature))
     types = field_types(signature)
     typed = any(types[name] is not str for name in signature.output_fields)
     text_inputs = all(given.annotation is str for given in signature.input_fields.values())

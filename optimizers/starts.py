@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..signatures import choices
+from ..programs.channel import labelled_outputs
 from .space import NEAREST_ALONE, PredictorSpace, Space
 
 MOST_APART = 3  # such starts: what is beyond them is left to the sampler
@@ -41,4 +41,4 @@ def _with_part(point: dict[str, Any], other: dict[str, Any], part: PredictorSpac
 
 
 def _has_labels(part: PredictorSpace) -> bool:
-    return any(choices(output.annotation) for output in part.signature.output_fields.values())
+    return bool(labelled_outputs(part.signature))

@@ -15,9 +15,9 @@ import dspy
 from ..errors import InputError, nearest
 from ..files import nearest_file
 from ..models.address import is_address, shown
-from ..signatures import check_value, choices, field_types, signature
+from ..signatures import check_value, field_types, signature
 from ..signatures.types import shape
-from .channel import texts_of
+from .channel import labelled_outputs, texts_of
 from .formats.registry import format_named
 from .plan import Plan
 from .problems import KeyProblems, Keys
@@ -98,8 +98,7 @@ def _check_readout(
 ) -> None:
     if learned.readout is None:
         return
-    labels = {name: choices(field.annotation) for name, field in signature.output_fields.items()}
-    finite = {name: found for name, found in labels.items() if found is not None}
+    finite = labelled_outputs(signature)
     if learned.readout.chooses and not finite:
         problems.at(
             keys_of("readout"),
